@@ -1,0 +1,153 @@
+"""Residual quantization: each level encodes what the earlier levels left over.
+
+Sources: Zeghidour et al. 2021 (SoundStream), arXiv 2107.03312, algorithm 1 and section III-C (level
+dropout, here per sample as in DAC, arXiv 2306.06546, section 3.3).
+Shapes: latents [..., D], codes [..., Q]; the first q codes are a coarser code of the same latents.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from vqtok.errors import ConfigError
+from vqtok.ops.residual import residual_codes
+from vqtok.quantizers.base import QuantizerOutput
+from vqtok.quantizers.codebook import FIRST_DRAW_SEED, Codebook
+from vqtok.quantizers.learned import Begin, LearnedQuantizer, valid_rows
+from vqtok.quantizers.precision import float32_math
+
+
+class ResidualQuantizer(LearnedQuantizer):
+    """Q codebooks of K codes, coarse to fine; what `decode` gives is the sum of their codes.
+
+    Args:
+        dim: D, width of the latents and of every codebook.
+        codebook_size: K of every level.
+        num_codebooks: Q.
+        learning: "ema" or "gradient", see `Codebook`.
+        decay: of the EMA statistics.
+        commitment_weight: weight of the commitment loss, the mean over the levels.
+        gradient: "straight_through" or "rotation", around the whole stack.
+        revive_below: a code is dead below this share of uniform use of its level.
+        revive_by: "random" or "split".
+        level_dropout: in training, the share of samples that keep only their first levels, as
+            many as a uniform draw from 1 to Q says. A sample is one entry of the first axis.
+
+    Dropped levels add nothing to `quantized`, the losses and the statistics; `codes` are whole.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        codebook_size: int,
+        num_codebooks: int,
+        learning: str = "ema",
+        decay: float = 0.99,
+        commitment_weight: float = 0.25,
+        gradient: str = "straight_through",
+        revive_below: float = 0.1,
+        revive_by: str = "random",
+        level_dropout: float = 0.0,
+    ):
+        super().__init__(dim, (codebook_size,) * num_codebooks, commitment_weight, gradient)
+        if not 0 <= level_dropout <= 1:
+            raise ConfigError(f"level_dropout is a share of samples, 0 to 1; got {level_dropout}.")
+        self.level_dropout = level_dropout
+        self.codebooks = nn.ModuleList(
+            Codebook(
+                codebook_size,
+                dim,
+                learning,
+                decay,
+                revive_below=revive_below,
+                revive_by=revive_by,
+                seed=FIRST_DRAW_SEED + level,
+            )
+            for level in range(num_codebooks)
+        )
+
+    def encode(self, latents: Tensor, num_codebooks: int | None = None) -> Tensor:
+        """[..., D] float to [..., q] int64 in [0, K), q = `num_codebooks` or all Q."""
+        self.check_latents(latents)
+        levels = self.active_codebooks(num_codebooks)
+        with torch.no_grad(), float32_math(latents):
+            tables = torch.stack([codebook.table() for codebook in self.codebooks[:levels]])
+            codes = residual_codes(latents.detach().float().reshape(-1, self.dim), tables)
+        return codes.view(*latents.shape[:-1], levels)
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """[..., q] int64, the first q <= Q levels, to [..., D] float32."""
+        self.check_codes(codes)
+        return self._lookup(codes).sum(-2)
+
+    def forward(self, latents: Tensor, mask: Tensor | None = None) -> QuantizerOutput:
+        """[..., D] to quantized latents with gradient, codes [..., Q] and losses."""
+        self.check_latents(latents)
+        self.check_mask(latents, mask)
+        self._start_if_needed(latents, mask)
+        codes = self.encode(latents)
+        with float32_math(latents):
+            vectors = latents.float()
+            chosen = self._lookup(codes)  # [..., Q, D]
+            # what each level meets; detached codes, so every level's loss reaches the latents
+            earlier = chosen.detach().cumsum(-2) - chosen.detach()
+            residuals = vectors[..., None, :] - earlier
+            kept = self._kept_levels(latents)
+            counted = _both(mask, kept, codes)
+            loss, losses = self._losses(residuals, chosen, counted)
+            if kept is not None:
+                # a dropped level counts as a perfect one: a sample's weight stays the same
+                share = _share_of(counted, mask, codes)
+                loss, losses = loss * share, {name: term * share for name, term in losses.items()}
+                chosen = chosen * kept[..., None]
+            quantized = self._pass_gradient(vectors, chosen.sum(-2))
+        self._gather(residuals, codes, counted)
+        self._upkeep_if_due()
+        return QuantizerOutput(quantized.to(latents.dtype), codes, loss, losses)
+
+    def _lookup(self, codes: Tensor) -> Tensor:
+        """Codes [..., q] to the levels' vectors [..., q, D]."""
+        levels = zip(self.codebooks, codes.unbind(-1), strict=False)  # codes may be fewer
+        return torch.stack([codebook.lookup(level) for codebook, level in levels], -2)
+
+    def _kept_levels(self, latents: Tensor) -> Tensor | None:
+        """bool [..., Q], True where a sample keeps a level; None where all do."""
+        if not self.training or self.level_dropout == 0:
+            return None
+        samples = latents.shape[0] if latents.ndim > 1 else 1
+        device, levels = latents.device, self.num_codebooks
+        drops = torch.rand(samples, device=device) < self.level_dropout
+        number = torch.randint(1, levels + 1, (samples,), device=device)
+        number = torch.where(drops, number, levels)
+        kept = torch.arange(levels, device=device) < number[:, None]  # [samples, Q]
+        if latents.ndim == 1:
+            return kept[0]
+        return kept.view(samples, *[1] * (latents.ndim - 2), levels).expand(
+            *latents.shape[:-1], levels
+        )
+
+    def _gather(self, residuals: Tensor, codes: Tensor, counted: Tensor | None) -> None:
+        for level, codebook in enumerate(self.codebooks):
+            mask = None if counted is None else counted[..., level]
+            level_codes = codes[..., level]
+            level_codes = level_codes.flatten() if mask is None else level_codes[mask]
+            codebook.gather(valid_rows(residuals[..., level, :], mask), level_codes)
+
+    def _start(self, latents: Tensor, mask: Tensor | None, begin: Begin) -> None:
+        rows = valid_rows(latents.float(), mask)
+        for codebook in self.codebooks:
+            begin(codebook, rows)
+            rows = rows - codebook.lookup(codebook.nearest(rows))
+
+
+def _both(mask: Tensor | None, kept: Tensor | None, codes: Tensor) -> Tensor | None:
+    """Positions that count and levels that are kept, as one mask [..., Q]."""
+    if mask is None:
+        return kept
+    mask = mask[..., None].expand(codes.shape)
+    return mask if kept is None else mask & kept
+
+
+def _share_of(counted: Tensor, mask: Tensor | None, codes: Tensor) -> Tensor:
+    """The kept share of the levels of all positions that count."""
+    total = codes.numel() if mask is None else mask.sum().clamp(min=1) * codes.shape[-1]
+    return counted.sum() / total
