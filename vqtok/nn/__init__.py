@@ -1,0 +1,1 @@
+"""Building blocks with weights; they know nothing of codes."""

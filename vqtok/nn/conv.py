@@ -6,6 +6,7 @@ Shapes: B batch, H W pixels, h w grid, p pixels of a patch side, D width.
 """
 
 import math
+from itertools import pairwise
 
 from einops import rearrange
 from torch import Tensor, nn
@@ -25,7 +26,7 @@ class ConvStem(nn.Module):
         widths = [3, *(max(16, width >> (steps - 1 - i)) for i in range(steps))]
         self.convs = nn.ModuleList(
             nn.Conv2d(before, after, 3, stride=2, padding=1)
-            for before, after in zip(widths[:-1], widths[1:], strict=True)
+            for before, after in pairwise(widths)
         )
         self.proj = nn.Linear(widths[-1], width)
 

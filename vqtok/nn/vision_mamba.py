@@ -1,8 +1,8 @@
 """Vision-Mamba blocks: a Mamba-2 mixer that looks both ways along rows or columns.
 
-    x ── norm ── in_proj ─┬─ conv ── silu ── scan forward + backward ── + D x ── norm ─┐
-                          ├─ dt, b, c of either direction                              × ── out_proj ── + x
-                          └─ gate ── silu ─────────────────────────────────────────────┘
+    x ─ norm ─ in_proj ─┬─ conv ─ silu ─ scan forward + backward ─ + D x ─ norm ─┐
+                        ├─ dt, b, c of either direction                          × ─ out_proj ─ + x
+                        └─ gate ─ silu ──────────────────────────────────────────┘
 
 Sources: Dao and Gu 2024 (Mamba-2), arXiv 2405.21060; Zhu et al. 2024 (Vision Mamba), arXiv
 2401.09417: one projection and one gate serve both directions, whose mean is taken; Hatamizadeh

@@ -3,6 +3,7 @@
 D latent width, Q codebooks per position, K codes in a codebook.
 """
 
+import math
 from dataclasses import dataclass, field
 
 import torch
@@ -54,6 +55,11 @@ class Quantizer(Float32Module):
     @property
     def codebook_size(self) -> int:
         return max(self.codebook_sizes)
+
+    @property
+    def code_bits(self) -> tuple[float, ...]:
+        """Bits of a code of each codebook, all codes that a place can have equally likely."""
+        return tuple(math.log2(size) for size in self.codebook_sizes)
 
     def encode(self, latents: Tensor, num_codebooks: int | None = None) -> Tensor:
         """[..., D] float to [..., Q] int64; `num_codebooks` keeps the first levels only."""

@@ -10,6 +10,7 @@ aligned pictures (faces, scans, screens) and perhaps a loss on others.
 Shapes: latents [B, h, w, D], codes [B, h, w, 1].
 """
 
+import math
 from collections.abc import Iterator
 
 import torch
@@ -68,6 +69,11 @@ class SpatialQuantizer(LearnedQuantizer):
             Codebook(self.slice_size, dim, learning, decay, unit_norm, revive_below, revive_by)
             for _ in range(num_regions**2)
         )
+
+    @property
+    def code_bits(self) -> tuple[float, ...]:
+        """The place says the region, so a code costs no more than its number in the slice."""
+        return (math.log2(self.slice_size),)
 
     def encode(self, latents: Tensor, num_codebooks: int | None = None) -> Tensor:
         """[B, h, w, D] float to [B, h, w, 1] int64; each position's code is of its region."""
