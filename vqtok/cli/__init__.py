@@ -1,0 +1,5 @@
+"""The `vqtok` program."""
+
+from vqtok.cli.main import app
+
+__all__ = ["app"]

@@ -1,0 +1,24 @@
+"""The commands of `vqtok`. A command calls one public function and prints what it returns."""
+
+import typer
+
+from vqtok.cli.console import guarded
+from vqtok.cli.datasets import decode, evaluate, tokenize
+from vqtok.cli.info import info
+from vqtok.cli.train import train
+
+app = typer.Typer(
+    name="vqtok",
+    help="Images, audio, text and embeddings to discrete codes and back.",
+    no_args_is_help=True,
+    add_completion=False,
+    # a crash shows Python's own traceback, which bug reports need whole
+    pretty_exceptions_enable=False,
+)
+
+
+app.command()(tokenize)
+app.command()(decode)
+app.command()(evaluate)
+app.command()(info)
+app.command()(guarded(train))

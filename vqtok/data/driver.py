@@ -1,0 +1,135 @@
+"""The driver of one run: freeze it, publish every unit that is missing, finish it.
+
+It alone writes into the run's folder. Before a unit's file is published a crash means that the
+unit is made again; after it, that the next start adopts it.
+"""
+
+import logging
+from collections.abc import Callable
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from vqtok.data import manifest as texts
+from vqtok.data.executors import LocalExecutor
+from vqtok.data.failpoints import failpoint
+from vqtok.data.plan import Plan, plan_difference
+from vqtok.data.publish import STATE, LocalStore, to_json
+from vqtok.data.schema import count_codes
+from vqtok.data.worker import UnitResult, Worker
+from vqtok.errors import FormatError, InputError
+
+logger = logging.getLogger(__name__)
+
+
+class Driver:
+    """One run in one folder, whose lock the caller holds.
+
+    Args:
+        store: the folder.
+        run: what run.json says, or will say.
+        plan: the units, as the source is now.
+    """
+
+    def __init__(self, store: LocalStore, run: dict, plan: Plan):
+        self.store = store
+        self.run = run
+        self.plan = plan
+
+    def begin(self) -> None:
+        """Freeze a new run, or check that this is the run which was frozen."""
+        store = self.store
+        if not store.exists(texts.RUN):
+            store.replace(texts.PLAN, self.plan.to_parquet())
+            failpoint("after_plan")
+            store.publish(texts.RUN, to_json(self.run))
+            return
+        stored = store.read_json(texts.RUN)
+        texts.check_same_run(stored, self.run)
+        old = self._stored_plan(stored)
+        if difference := plan_difference(old, self.plan):
+            raise InputError(
+                "cannot resume: the source is not what it was when the run was planned: "
+                f"{difference}. Bring it back, or start a new run in another folder."
+            )
+        self.run = stored
+
+    def _stored_plan(self, stored: dict) -> Plan:
+        path = self.store.path(texts.PLAN)
+        if not path.exists():
+            raise FormatError(f"{path} is missing; the run cannot go on.")
+        plan = Plan.from_parquet(path.read_bytes(), str(path))
+        if plan.digest() != stored["plan_hash"]:
+            raise FormatError(f"{path} is not the plan that run.json was made with.")
+        return plan
+
+    def tokenize(self, worker: Worker, on_rows: Callable[[int], None]) -> int:
+        """Publish every unit that is missing; returns how many were there already."""
+        names = {unit.unit_id: self.plan.file_name(unit.unit_id) for unit in self.plan.units}
+        done = {number for number, name in names.items() if self.store.exists(name)}
+        todo = [unit for unit in self.plan.units if unit.unit_id not in done]
+        if todo and self.store.exists(texts.MANIFEST):
+            raise FormatError(
+                f"{self.store.root} is a finished run that has lost {names[todo[0].unit_id]}; "
+                f"bring the file back, or remove {texts.MANIFEST} to have it made again."
+            )
+        for number in sorted(done):
+            self._adopt(number)
+            on_rows(self.plan.units[number].rows)
+        LocalExecutor(worker).run(todo, self._on_result)
+        return len(done)
+
+    def _on_result(self, result: UnitResult) -> None:
+        name = self.plan.file_name(result.unit_id)
+        commit = self._check(result.unit_id, result.data)
+        if self.store.publish(name, result.data, result.unit_id):
+            self._commit(commit)
+        else:
+            self._adopt(result.unit_id)
+        logger.info("%s: %d rows, %d bad", name, commit["rows"], commit["bad"])
+
+    def _check(self, unit_id: int, data: bytes) -> dict:
+        rows = self.plan.units[unit_id].rows
+        return texts.check_unit(data, self.plan.file_name(unit_id), unit_id, rows, self.run)
+
+    def _commit(self, commit: dict) -> None:
+        failpoint("before_commit", commit["unit"])
+        self.store.replace_json(commit_name(commit["unit"]), commit)
+        failpoint("after_commit", commit["unit"])
+
+    def _adopt(self, unit_id: int) -> None:
+        """Accept a published unit: by its commit, or else after checking the whole file."""
+        path = self.store.path(self.plan.file_name(unit_id))
+        if self.store.exists(commit_name(unit_id)):
+            commit = self.store.read_json(commit_name(unit_id))
+            if commit.get("bytes") == path.stat().st_size:
+                return
+        self._commit(self._check(unit_id, path.read_bytes()))
+
+    def finish(self) -> dict:
+        """Read every unit once more, then write card and manifest; the manifest comes last."""
+        if self.store.exists(texts.MANIFEST):
+            return self.store.read_json(texts.MANIFEST)
+        sizes = texts.stored_sizes(self.run)
+        counts = [np.zeros(size, np.int64) for size in sizes]
+        commits = []
+        for unit in self.plan.units:
+            data = self.store.path(self.plan.file_name(unit.unit_id)).read_bytes()
+            commit = self._check(unit.unit_id, data)
+            if self.store.read_json(commit_name(unit.unit_id))["sha256"] != commit["sha256"]:
+                raise FormatError(f"{commit['file']} changed after it was published.")
+            codes = pq.read_table(pa.BufferReader(data), columns=["codes"])["codes"]
+            counts = [a + b for a, b in zip(counts, count_codes(codes, sizes), strict=True)]
+            commits.append(commit)
+        self.store.replace(texts.USAGE, texts.usage_table(counts))
+        manifest = texts.new_manifest(self.run, commits, texts.usage_summary(counts))
+        self.store.replace("README.md", texts.card(manifest, self.store.root.name).encode())
+        self.store.replace_json(texts.POINTER, self.run["tokenizer"])
+        failpoint("before_manifest")
+        self.store.publish(texts.MANIFEST, to_json(manifest))
+        return manifest
+
+
+def commit_name(unit_id: int) -> str:
+    return f"{STATE}/commits/{unit_id:05d}.json"

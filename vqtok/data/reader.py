@@ -1,0 +1,151 @@
+"""Reading a run back: its manifest, its rows, and the `datasets` view that `load_codes` gives."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from vqtok.data.manifest import MANIFEST, RUN, stored_sizes
+from vqtok.data.plan import SPLIT
+from vqtok.data.publish import LocalStore
+from vqtok.data.schema import CODES_FP_CHARS, SCHEMA_VERSION
+from vqtok.errors import FingerprintError, FormatError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+READ_ROWS = 256
+
+
+@dataclass(frozen=True)
+class StoredRun:
+    """A run on disk.
+
+    Attributes:
+        root: its folder.
+        content: vqtok.json, or run.json of an unfinished run.
+        files: its parquet files, in the order of their rows.
+        finished: whether vqtok.json is there.
+    """
+
+    root: Path
+    content: dict
+    files: tuple[Path, ...]
+    finished: bool
+
+    @property
+    def tokenizer(self) -> dict:
+        """Name, class, codebook sizes and fingerprints of the tokenizer that made the codes."""
+        return self.content["tokenizer"]
+
+    @property
+    def codebook_sizes(self) -> tuple[int, ...]:
+        return stored_sizes(self.content)
+
+    def rows(self, columns: list[str] | None = None) -> Iterator[dict[str, Any]]:
+        """Rows in order, `codes` as a numpy array [Q, *grid] int64 or None."""
+        for path in self.files:
+            with pq.ParquetFile(path) as file:
+                for batch in file.iter_batches(batch_size=READ_ROWS, columns=columns):
+                    yield from _batch_rows(batch)
+
+
+def open_run(folder: str | os.PathLike, allow_incomplete: bool = False) -> StoredRun:
+    """Look at a run's folder; nothing is loaded yet.
+
+    Raises:
+        FormatError: no run, an unfinished one (unless allowed), or a run with files missing.
+    """
+    store = LocalStore(Path(folder))
+    if store.exists(MANIFEST):
+        content = store.read_json(MANIFEST)
+        _check_schema(content, store.path(MANIFEST))
+        files = tuple(store.path(unit["file"]) for unit in content["units"])
+        missing = [str(path) for path in files if not path.is_file()]
+        if missing:
+            raise FormatError(
+                f"{folder} has lost {len(missing)} of its {len(files)} files: {missing[:3]}. "
+                "Copy it again, or remove vqtok.json and run tokenize with --resume."
+            )
+        return StoredRun(store.root, content, files, finished=True)
+    if not store.exists(RUN):
+        raise FormatError(
+            f"{folder} is not a folder of codes: it has no {MANIFEST}. Make one with "
+            "`vqtok tokenize SOURCE --tokenizer T --out DIR`."
+        )
+    if not allow_incomplete:
+        raise FormatError(
+            f"{folder} is an unfinished run: it has no {MANIFEST}. Finish it with "
+            "`vqtok tokenize ... --resume`, or pass allow_incomplete=True to read what is there."
+        )
+    content = store.read_json(RUN)
+    _check_schema(content, store.path(RUN))
+    files = tuple(sorted(store.path("data").glob(f"{SPLIT}-*.parquet")))
+    return StoredRun(store.root, content, files, finished=False)
+
+
+def load_codes(folder: str | os.PathLike, allow_incomplete: bool = False) -> "Dataset":
+    """The rows of a run as a `datasets.Dataset`, in the order of the source.
+
+    Args:
+        folder: what `vqtok tokenize` wrote.
+        allow_incomplete: also read a run that is not finished: the units published so far.
+
+    Returns:
+        A memory-mapped dataset; `codes` are flat, in C order of `shape` [Q, *grid], and None
+        where `status` is not "ok".
+
+    Raises:
+        FormatError: no run, an unfinished one, or files that are missing or not parquet.
+    """
+    from datasets import Dataset
+    from datasets.exceptions import DatasetGenerationError
+
+    run = open_run(folder, allow_incomplete)
+    if not run.files:
+        raise FormatError(f"{folder} is an unfinished run without a single published unit.")
+    try:
+        return Dataset.from_parquet([str(path) for path in run.files])
+    except DatasetGenerationError as error:
+        raise FormatError(f"{folder} cannot be read: {error.__cause__ or error}") from error
+
+
+def check_decodes(run: StoredRun, tokenizer: Any) -> None:
+    """Raise FingerprintError unless this tokenizer decodes the run's codes."""
+    stored, own = run.tokenizer["fingerprint"], tokenizer.fingerprint
+    if stored["decode"] == own.decode:
+        return
+    if stored["codebook"] == own.codebook:
+        reason = "the codebook is the same, but the decoder is another"
+    else:
+        reason = "the codebook is another"
+    raise FingerprintError(
+        f"{run.root} was made by {run.tokenizer['name']!r}, decode fingerprint "
+        f"{stored['decode'][:CODES_FP_CHARS]}; this tokenizer has "
+        f"{own.decode[:CODES_FP_CHARS]}: {reason}. Load the tokenizer that made the codes."
+    )
+
+
+def _batch_rows(batch: Any) -> Iterator[dict[str, Any]]:
+    names = [name for name in batch.schema.names if name != "codes"]
+    plain = batch.select(names).to_pylist()
+    codes = batch["codes"] if "codes" in batch.schema.names else None
+    for index, row in enumerate(plain):
+        if codes is not None:
+            item = codes[index]
+            flat = item.values.to_numpy(zero_copy_only=False) if item.is_valid else None
+            shape = row.get("shape") or [-1]
+            row["codes"] = None if flat is None else flat.astype(np.int64).reshape(shape)
+        yield row
+
+
+def _check_schema(content: dict, path: Path) -> None:
+    if content.get("schema") != SCHEMA_VERSION:
+        raise FormatError(
+            f"{path} has schema {content.get('schema')!r}; this vqtok reads {SCHEMA_VERSION}. "
+            "Install the vqtok that wrote it, or tokenize again."
+        )

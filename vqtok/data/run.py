@@ -1,0 +1,222 @@
+"""A dataset to codes on disk: plan, tokenize unit by unit, publish, and pick up after a crash.
+
+    source ──plan──▶ units ──worker──▶ parquet bytes ──check, publish──▶ data/ ──▶ vqtok.json
+
+Whatever happens in between, a run that ends holds every planned row exactly once.
+"""
+
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from vqtok.data import manifest as texts
+from vqtok.data.driver import Driver
+from vqtok.data.executors import check_executor
+from vqtok.data.plan import DEFAULT_UNIT_ROWS, build_plan
+from vqtok.data.progress import rows_bar
+from vqtok.data.publish import LocalStore
+from vqtok.data.schema import RowSchema
+from vqtok.data.sources import Source, open_source
+from vqtok.data.worker import Worker
+from vqtok.errors import ConfigError, FormatError, InputError
+
+
+@dataclass(frozen=True)
+class TokenizeReport:
+    """What a finished run holds.
+
+    Attributes:
+        status: how many rows there are of each status.
+        ignored: files of the source that are not inputs (by their names).
+        resumed_units: units that an earlier, interrupted run had published.
+    """
+
+    out: str
+    rows: int
+    ok: int
+    bad: int
+    status: dict[str, int]
+    tokens: int
+    bytes: int
+    units: int
+    resumed_units: int
+    ignored: int
+    seconds: float
+
+    @property
+    def bad_frac(self) -> float:
+        return self.bad / self.rows
+
+    def check_bad_frac(self, max_bad_frac: float) -> None:
+        """Raise InputError if more than this part of the rows is bad; the codes are written."""
+        if self.bad_frac > max_bad_frac:
+            raise InputError(
+                f"{self.bad} of {self.rows} inputs could not be tokenized ({self.status}), more "
+                f"than the allowed {max_bad_frac:g} of all. The codes of the others are in "
+                f"{self.out}; its rows with status other than 'ok' say what is wrong."
+            )
+
+    def to_dict(self) -> dict:
+        return asdict(self) | {"bad_frac": self.bad_frac}
+
+    def summary(self) -> str:
+        """For a person: what was written, and what was not."""
+        lines = [f"{self.out}: {self.rows} rows, {self.tokens} tokens in {self.bytes} bytes"]
+        if self.bad:
+            reasons = ", ".join(f"{n} {name}" for name, n in self.status.items() if name != "ok")
+            lines.append(f"{self.bad} inputs could not be tokenized: {reasons}")
+        if self.ignored:
+            lines.append(f"{self.ignored} other files were ignored")
+        if self.resumed_units:
+            lines.append(f"{self.resumed_units} of {self.units} files were there already")
+        return "\n".join(lines)
+
+
+def tokenize_dataset(
+    source: str | os.PathLike | Source,
+    out: str | os.PathLike,
+    tokenizer: Any,
+    *,
+    tokenizer_name: str | None = None,
+    unit_rows: int | None = None,
+    batch_size: int | None = None,
+    keep: Sequence[str] | None = None,
+    column: str | None = None,
+    num_codebooks: int | None = None,
+    max_bad_frac: float | None = None,
+    executor: str = "local",
+    workers: int = 1,
+    resume: bool = False,
+    progress: bool = False,
+) -> TokenizeReport:
+    """Tokenize every input of a source into parquet files that `vqtok.load_codes` reads.
+
+    Args:
+        source: a folder of images, one image, parquet or arrow files or a folder of them.
+        out: folder for the codes; must be new or empty unless `resume`.
+        tokenizer: an object with `tokenize`, `fingerprint`, `codebook_sizes`, `modality`, `rate`.
+        tokenizer_name: what loads the tokenizer again; default: its `name_or_path`.
+        unit_rows: inputs per file, and what a crash can cost; default 8,192.
+        batch_size: inputs per forward; default: the tokenizer's own.
+        keep: columns of a table to carry along.
+        column: column of a table with the inputs; default: found by name and type.
+        num_codebooks: store only the first so many codebooks; default: all.
+        max_bad_frac: raise, after writing all, if more than this part of the rows is bad.
+        executor: "local".
+        workers: 1.
+        resume: go on with an interrupted run; options left at None are taken from it.
+        progress: show a bar on stderr.
+
+    Raises:
+        ConfigError: options that cannot be obeyed, a folder in use, a resume with other options.
+        InputError: nothing to tokenize, a source that changed, or too many bad inputs.
+        FingerprintError: a resume with another tokenizer.
+        FormatError: `out` holds something else than a run.
+    """
+    started = time.monotonic()
+    check_executor(executor, workers)
+    _check_numbers(batch_size, max_bad_frac)
+    store = LocalStore(Path(out))
+    _check_out(store, resume)
+    stored = store.read_json(texts.RUN) if resume and store.exists(texts.RUN) else None
+    asked = {
+        "unit_rows": unit_rows,
+        "batch_size": batch_size,
+        "keep": list(keep) if keep else None,
+        "column": column,
+        "num_codebooks": num_codebooks,
+    }
+    options = _options(asked, stored, tokenizer)
+    opened = open_source(source, tokenizer.modality, options["column"], options["keep"])
+    plan = build_plan(opened.list(), options["unit_rows"])
+    name = tokenizer_name or str(getattr(tokenizer, "name_or_path", "") or "")
+    described = texts.describe_tokenizer(tokenizer, name)
+    where = {
+        "kind": opened.kind,
+        "path": str(Path(opened.root).resolve()),
+        "ignored": opened.ignored,
+    }
+    run = texts.new_run(options, described, plan, where)
+    schema = RowSchema(texts.stored_sizes(run), opened.kept_fields)
+    with store.lock():
+        driver = Driver(store, run, plan)
+        driver.begin()
+        with rows_bar(plan.rows, progress) as on_rows:
+            metadata, batch_size = texts.file_metadata(run), options["batch_size"]
+            worker = Worker(opened, tokenizer, schema, metadata, batch_size, on_rows)
+            resumed = driver.tokenize(worker, on_rows)
+        report = _report(driver.finish(), store, resumed, time.monotonic() - started)
+    if max_bad_frac is not None:
+        report.check_bad_frac(max_bad_frac)
+    return report
+
+
+def _check_numbers(batch_size: int | None, max_bad_frac: float | None) -> None:
+    if batch_size is not None and batch_size < 1:
+        raise ConfigError(f"batch_size must be at least 1; got {batch_size}.")
+    if max_bad_frac is not None and not 0 <= max_bad_frac <= 1:
+        raise ConfigError(f"max_bad_frac must be from 0 to 1; got {max_bad_frac}.")
+
+
+def _check_out(store: LocalStore, resume: bool) -> None:
+    root = store.root
+    if root.exists() and not root.is_dir():
+        raise ConfigError(f"{root} is a file; the codes need a folder.")
+    if not root.exists() or not any(root.iterdir()):
+        return
+    if not resume:
+        found = "a finished run" if store.exists(texts.MANIFEST) else "other files"
+        found = "an unfinished run" if found == "other files" and store.exists(texts.RUN) else found
+        raise ConfigError(
+            f"{root} is not empty, it holds {found}. Choose another folder, or pass --resume "
+            "(resume=True) to go on with the run that it holds."
+        )
+    strangers = [entry.name for entry in root.iterdir() if entry.name != ".vqtok"]
+    if strangers and not store.exists(texts.RUN):
+        raise FormatError(
+            f"{root} holds {sorted(strangers)[:3]} but no run to resume (.vqtok/run.json)."
+        )
+
+
+def _options(asked: dict, stored: dict | None, tokenizer: Any) -> dict:
+    """Everything the rows depend on: asked for, else as the run was started, else the default."""
+    defaults = {
+        "unit_rows": DEFAULT_UNIT_ROWS,
+        "batch_size": None,
+        "keep": [],
+        "column": None,
+        "num_codebooks": tokenizer.num_codebooks,
+    }
+    frozen = (stored or {}).get("options", {})
+    options = {
+        name: asked[name] if asked[name] is not None else frozen.get(name, default)
+        for name, default in defaults.items()
+    }
+    if not 1 <= options["num_codebooks"] <= tokenizer.num_codebooks:
+        raise ConfigError(
+            f"num_codebooks must be 1 to {tokenizer.num_codebooks} with this tokenizer; got "
+            f"{options['num_codebooks']}."
+        )
+    # codes near a tie may differ between kinds of device, so a run stays on one kind
+    device = getattr(getattr(tokenizer, "device", None), "type", "cpu")
+    return options | {"device": device}
+
+
+def _report(manifest: dict, store: LocalStore, resumed: int, seconds: float) -> TokenizeReport:
+    counts = manifest["totals"]
+    return TokenizeReport(
+        out=str(store.root),
+        rows=counts["rows"],
+        ok=counts["ok"],
+        bad=counts["bad"],
+        status=counts["status"],
+        tokens=counts["tokens"],
+        bytes=counts["bytes"],
+        units=len(manifest["units"]),
+        resumed_units=resumed,
+        ignored=manifest["source"]["ignored"],
+        seconds=round(seconds, 3),
+    )
