@@ -5,6 +5,7 @@ back, at the image's own size, so it includes everything the codes do to it.
 """
 
 import itertools
+import math
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator

@@ -21,7 +21,7 @@ class ImageReport:
     Attributes:
         psnr: dB, the mean of the images' PSNR.
         mse: of the grey levels 0 to 255, over all pixels.
-        bits_per_pixel: by the tokenizer's `rate`, log2 K a code, positions of padding included.
+        bits_per_pixel: by the tokenizer's `rate`, positions of padding included.
         codebooks: usage, perplexity and entropy of each level, by name.
     """
 
