@@ -25,8 +25,7 @@ class ConvStem(nn.Module):
         steps = int(math.log2(patch_pixels))
         widths = [3, *(max(16, width >> (steps - 1 - i)) for i in range(steps))]
         self.convs = nn.ModuleList(
-            nn.Conv2d(before, after, 3, stride=2, padding=1)
-            for before, after in pairwise(widths)
+            nn.Conv2d(before, after, 3, stride=2, padding=1) for before, after in pairwise(widths)
         )
         self.proj = nn.Linear(widths[-1], width)
 
