@@ -6,9 +6,8 @@
 #
 # patch          one codebook of 4,096 codes: 12 bits a patch
 # spatial        16 regions of 4,096 codes each: 12 bits a patch, since the place says the region
-# spatial-shared 16 regions of 256 codes: the 4,096 codes of `patch` shared out, 8 bits a patch
 set -euo pipefail
-train=$1 evaluate=$2 steps=${3:-1500} out=${4:-runs/spatial_vs_patch}
+train=$1 evaluate=$2 steps=${3:-1000} out=${4:-runs/spatial_vs_patch}
 
 run() {
     local name=$1
@@ -28,4 +27,3 @@ PYTHON
 run patch
 run spatial model.overrides.quantizer_config.kind=spatial \
     model.overrides.quantizer_config.codebook_size=65536
-run spatial-shared model.overrides.quantizer_config.kind=spatial

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 from vqtok.nn.conv import ConvStem, PixelRefiner
 from vqtok.nn.patches import PatchEmbedding, PatchToPixels, cosine_basis
@@ -55,3 +56,14 @@ def test_positions_are_relative_so_corners_agree_at_every_size():
         assert torch.allclose(small[0, row, column], large[0, row, column], atol=1e-4)
     assert (small[0, 0, 0] - small[0, 1, 1]).abs().max() > 1e-3
     assert positions(torch.zeros(1, 1, 1, 12)).isfinite().all()
+
+
+def test_positions_on_a_grid_never_trained_on_lie_between_those_of_a_coarser_one():
+    positions = RelativePositions(12)
+    coarse, fine = (positions(torch.zeros(1, side, side, 12)) for side in (8, 29))
+
+    between = F.interpolate(
+        coarse.permute(0, 3, 1, 2), (29, 29), mode="bilinear", align_corners=True
+    ).permute(0, 2, 3, 1)
+
+    assert (fine - between).abs().max() < 0.1 * fine.abs().max()
