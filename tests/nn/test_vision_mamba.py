@@ -99,5 +99,8 @@ def test_sizes_and_scans_that_cannot_work_are_refused():
         BidirectionalMambaBlock(16, scan="diagonal")
     with pytest.raises(ShapeError, match="columns"):
         BidirectionalMambaBlock(16, scan="columns")(torch.zeros(1, 4, 16))
-    with pytest.raises(ShapeError, match=r"\[B, L, D\]"):
-        BidirectionalMambaBlock(16)(torch.zeros(4, 16))
+    with pytest.raises(ConfigError, match="head_dim"):
+        BidirectionalMambaBlock(16, head_dim=-8)
+    for wrong in (torch.zeros(4, 16), torch.zeros(2, 4, 8)):
+        with pytest.raises(ShapeError, match=r"\[B, L, D\]"):
+            BidirectionalMambaBlock(16)(wrong)

@@ -171,3 +171,22 @@ def test_shapes_that_do_not_fit_are_refused_with_the_shapes():
         bidirectional_scan(x, dt, a, b, c)
     with pytest.raises(ConfigError, match="chunk"):
         state_space_scan(x, dt, a, b, c, chunk=0)
+
+
+def test_float64_stays_float64_and_passes_a_gradient_check():
+    inputs = [t.requires_grad_() for t in scan_inputs(9, heads=2, groups=1, batch=1)]
+    two_way = [t.double().requires_grad_() for t in two_way_inputs(7)]
+
+    assert torch.autograd.gradcheck(lambda *t: state_space_scan(*t, chunk=4), inputs)
+    assert torch.autograd.gradcheck(bidirectional_scan, two_way)
+
+
+def test_autocast_changes_nothing():
+    inputs, two_way = scan_inputs(40, dtype=torch.float32), two_way_inputs(40)
+    want = state_space_scan(*inputs), bidirectional_scan(*two_way)
+
+    with torch.autocast("cpu", torch.bfloat16):
+        got = state_space_scan(*inputs), bidirectional_scan(*two_way)
+
+    assert torch.equal(want[0], got[0])
+    assert torch.equal(want[1], got[1])

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vqtok.devices import autocast_off
 from vqtok.errors import ConfigError, ShapeError
 from vqtok.ops.scan import bidirectional_scan
 
@@ -48,7 +49,7 @@ class BidirectionalMambaBlock(nn.Module):
         super().__init__()
         inner = EXPAND * width
         head_dim = head_dim or math.gcd(inner, 64)
-        if width < 1 or inner % head_dim or state_size < 1:
+        if width < 1 or head_dim < 1 or inner % head_dim or state_size < 1:
             raise ConfigError(
                 "a Mamba block wants width >= 1, state_size >= 1 and head_dim dividing 2 * width; "
                 f"got width={width}, state_size={state_size}, head_dim={head_dim}."
@@ -83,8 +84,11 @@ class BidirectionalMambaBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, L, D] or [B, h, w, D] to the same shape and dtype."""
-        if x.ndim not in (3, 4):
-            raise ShapeError(f"a Mamba block wants [B, L, D] or [B, h, w, D]; got {list(x.shape)}.")
+        if x.ndim not in (3, 4) or x.shape[-1] != self.inner // EXPAND:
+            raise ShapeError(
+                "a Mamba block wants [B, L, D] or [B, h, w, D] with D = "
+                f"{self.inner // EXPAND}; got {list(x.shape)}."
+            )
         if x.ndim == 3 and self.scan == "columns":
             raise ShapeError('scan="columns" needs a grid [B, h, w, D]; a sequence has no columns.')
         if x.ndim == 4 and self.scan == "columns":
@@ -109,7 +113,7 @@ class BidirectionalMambaBlock(nn.Module):
 
     def _scan(self, x: Tensor, maps: Tensor, dt: Tensor) -> Tensor:
         """x [B, L, H * P], maps [B, L, 4 N], dt [B, L, 2 H] to [B, L, H * P]."""
-        with torch.autocast(x.device.type, enabled=False):
+        with autocast_off(x.device):
             b, c = maps.float().unflatten(-1, (2, 2, self.state_size)).unbind(2)
             dt = F.softplus(dt.float().unflatten(-1, (self.heads, 2)) + self.dt_bias.float())
             x = x.float().unflatten(-1, (self.heads, -1))

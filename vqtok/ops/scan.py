@@ -7,13 +7,15 @@ form is one matrix product with a full matrix where the causal form has a lower 
 (quasi-separable matrices: Hwang et al. 2024, Hydra, arXiv 2407.09941).
 
 Shapes: B batch, L tokens, H heads, P channels a head, G groups of heads that share b and c,
-N state size, n chunks of S tokens. Everything is float32 inside, whatever comes in.
+N state size, n chunks of S tokens. Everything is float32 inside, whatever comes in and under
+autocast too; float64 stays float64.
 """
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from vqtok.devices import autocast_off
 from vqtok.errors import ConfigError, ShapeError
 
 CHUNK = 32  # tokens; 32 to 64 measured fastest on x86 at 64 to 128 channels a head
@@ -51,8 +53,10 @@ def state_space_scan(
     if reverse:
         x, dt, b, c = (t.flip(1) for t in (x, dt, b, c))
     heads_a_group = x.shape[2] // b.shape[2]
-    b, c = (t.float().repeat_interleave(heads_a_group, 2) for t in (b, c))  # [B, L, H, N]
-    y = _causal_chunks(x.float(), dt.float(), a.float(), b, c, chunk).type_as(x)
+    with autocast_off(x.device):
+        dtype = _working_dtype(x)
+        b, c = (t.to(dtype).repeat_interleave(heads_a_group, 2) for t in (b, c))  # [B, L, H, N]
+        y = _causal_chunks(x.to(dtype), dt.to(dtype), a.to(dtype), b, c, chunk).type_as(x)
     return y.flip(1) if reverse else y
 
 
@@ -95,8 +99,13 @@ def bidirectional_scan(x: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor) -
             f"got {list(dt.shape)}, {list(a.shape)}, {list(b.shape)}."
         )
     _check(x, dt[..., 0], a[..., 0], b[:, :, :1], c[:, :, :1], CHUNK)
-    with torch.autocast(x.device.type, enabled=False):
-        return _two_way_chunks(x.float(), dt.float(), a.float(), b.float(), c.float()).type_as(x)
+    with autocast_off(x.device):
+        dtype = _working_dtype(x)
+        return _two_way_chunks(*(t.to(dtype) for t in (x, dt, a, b, c))).type_as(x)
+
+
+def _working_dtype(x: Tensor) -> torch.dtype:
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
 def _check(x: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor, chunk: int) -> None:

@@ -1,8 +1,10 @@
 """What a VIM-VQ tokenizer is made of: sizes, presets and the quantizer's arguments."""
 
+import dataclasses
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
+from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedConfig
 
 from vqtok.errors import ConfigError
@@ -53,7 +55,13 @@ class VimVQConfig(PreTrainedConfig):
         """One of the sizes "nano", "tiny", "small", "base", with fields changed at will."""
         if name not in PRESETS:
             raise ConfigError(f"VIM-VQ presets are {', '.join(PRESETS)}; got {name!r}.")
-        return cls(**(PRESETS[name] | overrides))
+        unknown = sorted(set(overrides) - {field.name for field in dataclasses.fields(cls)})
+        if unknown:
+            raise ConfigError(f"VIM-VQ has no options {', '.join(unknown)}; see VimVQConfig.")
+        try:
+            return cls(**(PRESETS[name] | overrides))
+        except StrictDataclassError as error:  # no ValueError, though it says what is wrong
+            raise ConfigError(str(error)) from error
 
     def validate_sizes(self) -> None:
         """Every count in its range, before anything is allocated."""

@@ -36,6 +36,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vqtok.errors import FormatError, ShapeError
 from vqtok.models.base import VQTokenizerModel
 from vqtok.models.outputs import Rate, VQTokenizerOutput
 from vqtok.models.vim_vq.configuration_vim_vq import VimVQConfig
@@ -141,6 +142,10 @@ class VimVQModel(VQTokenizerModel):
         """The patch embedding."""
         return self.encoder.embedding.proj
 
+    def encode(self, pixel_values: Tensor, num_codebooks: int | None = None) -> Tensor:
+        """Pixels [B, 3, H, W] in [-1, 1] to codes [B, Q, ceil(H / p), ceil(W / p)] int64."""
+        return super().encode(pixel_values, num_codebooks)
+
     def forward(
         self,
         pixel_values: Tensor,
@@ -162,7 +167,24 @@ class VimVQModel(VQTokenizerModel):
         return self.processor.read(item)
 
     def _write(self, output: Tensor, meta: dict[str, Any]) -> Image.Image:
-        return self.processor.write(output[:, : meta["height"], : meta["width"]])
+        size = tuple(meta.get(name) for name in ("height", "width"))
+        whole = tuple(output.shape[-2:])
+        if not all(
+            isinstance(side, int) and room - self.hop < side <= room
+            for side, room in zip(size, whole, strict=True)
+        ):
+            raise FormatError(
+                f"the codes are of an image of {whole[0]} x {whole[1]} pixels, less at most "
+                f"{self.hop - 1} a side; meta says height and width are {size[0]}, {size[1]}."
+            )
+        return self.processor.write(output[:, : size[0], : size[1]])
+
+    def _check_inputs(self, inputs: Tensor) -> None:
+        super()._check_inputs(inputs)
+        if inputs.shape[1] != 3:
+            raise ShapeError(
+                f"VimVQModel wants pixels of 3 colours, [B, 3, H, W]; got {list(inputs.shape)}."
+            )
 
     def canary_inputs(self) -> Tensor:
         """Integer ramps and a checkerboard, [4, 3, 64, 64]: no library draws them differently."""
