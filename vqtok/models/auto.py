@@ -12,6 +12,7 @@ from transformers import PreTrainedConfig
 
 from vqtok.devices import pick_device
 from vqtok.errors import ConfigError, LoadError
+from vqtok.models.adapters.registry import ADAPTERS, adapter_for, known_names
 from vqtok.models.base import VQTokenizerModel
 from vqtok.models.loading import (
     CONFIG_NAME,
@@ -20,12 +21,14 @@ from vqtok.models.loading import (
     build_config,
     load_model,
     read_config,
+    read_index,
 )
 from vqtok.models.registration import FAMILIES
 from vqtok.models.storage import CANARY_NAME, check_canary
 
 PRETRAINED = Path(__file__).parents[1] / "pretrained"
 BUNDLED_OWNER = "vqtok"
+NESTED_PROCESSOR_NAME = "processor_config.json"  # where newer files keep the options
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 Classes = tuple[type[PreTrainedConfig], type[VQTokenizerModel]]
@@ -73,8 +76,11 @@ class AutoVQTokenizer:
         target, compute = pick_device(device), _dtype(dtype)
         folder = find(name, revision, subfolder, token, local_files_only)
         content = read_config(folder)
-        config_class, model_class = cls._classes(content, folder)
-        model = load_model(folder, model_class, build_config(content, config_class))
+        if adapter := cls._adapter(content):
+            model = adapter.load(folder, content)
+        else:
+            config_class, model_class = cls._classes(content, folder)
+            model = load_model(folder, model_class, build_config(content, config_class))
         model = model.compute_in(compute).to(target)
         if verify:
             check_canary(model, folder)
@@ -82,8 +88,10 @@ class AutoVQTokenizer:
 
     @classmethod
     def from_config(cls, config: PreTrainedConfig) -> VQTokenizerModel:
-        """A fresh tokenizer, to be trained."""
+        """A fresh tokenizer, to be trained; of a foreign config the native model, untrained."""
         model_type = getattr(config, "model_type", None)
+        if adapter := cls._adapter({"model_type": model_type}):
+            return adapter.fresh(config)
         _, model_class = cls._classes({"model_type": model_type}, type(config).__name__)
         return model_class(config)
 
@@ -103,9 +111,17 @@ class AutoVQTokenizer:
                 f"VQTokenizerModel; got model_type={model_type!r} and {model_class.__name__}."
             )
         known = cls._registered.get(model_type)
-        if model_type in FAMILIES or known not in (None, (config_class, model_class)):
+        if model_type in {*FAMILIES, *ADAPTERS} or known not in (None, (config_class, model_class)):
             raise ConfigError(f"model_type {model_type!r} is taken: choose another one.")
         cls._registered[model_type] = (config_class, model_class)
+
+    @classmethod
+    def _adapter(cls, content: dict) -> type[VQTokenizerModel] | None:
+        """The adapter for a foreign config; None for our own and for registered ones."""
+        known = (
+            isinstance(content.get("model_type"), str) and content["model_type"] in cls._registered
+        )
+        return None if known else adapter_for(content)
 
     @classmethod
     def _classes(cls, content: dict, where: str | Path) -> Classes:
@@ -118,7 +134,7 @@ class AutoVQTokenizer:
         raise LoadError(
             f"{where} is no tokenizer that vqtok knows: its model_type is {str(model_type)[:80]!r} "
             f"(architectures: {str(content.get('architectures'))[:120]}); known are "
-            f"{', '.join(sorted({*FAMILIES, *cls._registered}))}."
+            f"{', '.join([*sorted({*FAMILIES, *cls._registered}), *known_names()])}."
         )
 
 
@@ -156,12 +172,21 @@ def _download(
     try:
         validate_repo_id(repo)
         config = Path(hf_hub_download(repo, prefix + CONFIG_NAME, revision=revision, **where))
-        AutoVQTokenizer._classes(read_config(config.parent), repo)
-        names = ["*.safetensors", INDEX_NAME, PROCESSOR_NAME, CANARY_NAME, CONFIG_NAME]
+        content = read_config(config.parent)
+        adapter = AutoVQTokenizer._adapter(content)
+        if adapter is None:
+            AutoVQTokenizer._classes(content, repo)
+        names = [INDEX_NAME, PROCESSOR_NAME, NESTED_PROCESSOR_NAME, CANARY_NAME, CONFIG_NAME]
         commit = config.parents[len(Path(prefix).parts)].name
-        snapshot = snapshot_download(
-            repo, revision=commit, allow_patterns=[prefix + file for file in names], **where
-        )
+        where["revision"] = commit
+        patterns = [prefix + file for file in names]
+        folder = Path(snapshot_download(repo, allow_patterns=patterns, **where)) / inside
+        weights = ["*.safetensors"]
+        if adapter is not None:
+            index = read_index(folder) if (folder / INDEX_NAME).is_file() else {}
+            weights = adapter.weight_names(index)
+        patterns = [prefix + file for file in weights]
+        return Path(snapshot_download(repo, allow_patterns=patterns, **where)) / inside
     except HFValidationError as error:
         raise LoadError(
             f"{repo} is no folder, and no Hub id owner/name either. "
@@ -171,7 +196,6 @@ def _download(
         raise LoadError(_not_found(repo, prefix, error)) from error
     except (HfHubHTTPError, OSError) as error:
         raise LoadError(f"{repo} could not be fetched from the Hub: {error}") from error
-    return Path(snapshot) / inside
 
 
 def _not_found(repo: str, prefix: str, error: Exception) -> str:

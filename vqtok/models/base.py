@@ -19,10 +19,11 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from vqtok.devices import exact_numerics
-from vqtok.errors import ConfigError, InputError, ShapeError, VqtokError
+from vqtok.devices import autocast_off, exact_numerics
+from vqtok.errors import ConfigError, ShapeError, VqtokError
 from vqtok.models.fingerprint import Fingerprint, FingerprintCache
 from vqtok.models.initialization import start
+from vqtok.models.items import batches_of_one_size, check_items
 from vqtok.models.outputs import Rate, VQTokenizerOutput, VQTokens, own_tokens
 from vqtok.models.reconstruction import crop, outputs_of, reconstruction_losses
 from vqtok.models.storage import refreeze, rounded_copy, write_canary
@@ -48,6 +49,8 @@ class VQTokenizerModel(PreTrainedModel):
     """
 
     modality: ClassVar[str] = "image"
+    # counts up when the same weights would give other codes; part of every fingerprint
+    architecture_version: ClassVar[int] = 1
     main_input_name = "pixel_values"
     input_modalities = ("image",)
     base_model_prefix = "tokenizer"
@@ -129,6 +132,15 @@ class VQTokenizerModel(PreTrainedModel):
         self._fingerprints.keep(decode, of=self)
         return self
 
+    def to(self, *args, **kwargs):
+        """As `torch.nn.Module.to`; a cast leaves codes decodable, as `compute_in` does."""
+        dtype = torch._C._nn._parse_to(*args, **kwargs)[1]
+        decode = self.fingerprint.decode if dtype not in (None, self.dtype) else None
+        moved = super().to(*args, **kwargs)
+        if decode is not None:
+            self._fingerprints.keep(decode, of=self)
+        return moved
+
     def hidden_layers(self) -> Sequence[nn.Module]:
         """Modules whose outputs are `hidden_states`, in the order in which they run."""
         return ()
@@ -137,6 +149,9 @@ class VQTokenizerModel(PreTrainedModel):
 
     def encode(self, inputs: Tensor, num_codebooks: int | None = None) -> Tensor:
         """Inputs to codes [B, Q, *grid] int64.
+
+        Runs as it is called: under autocast, or in training mode, other codes come out than from
+        `tokenize`, which runs exactly (see `inference`).
 
         Args:
             inputs: [B, C, H, W] or [B, C, T], float, of any size.
@@ -152,8 +167,10 @@ class VQTokenizerModel(PreTrainedModel):
         Raises:
             CodeRangeError: a code that the codebook does not have (looked at on the CPU only).
         """
-        if codes.ndim < 3:
-            raise ShapeError(f"decode wants codes [B, q, *grid]; got {list(codes.shape)}.")
+        if codes.ndim < 3 or 0 in codes.shape[1:]:
+            raise ShapeError(
+                f"decode wants codes [B, q, *grid], none of them empty; got {list(codes.shape)}."
+            )
         return self.decoder(self.quantizer.decode(codes.movedim(1, -1)).to(self.dtype))
 
     def forward(
@@ -209,19 +226,20 @@ class VQTokenizerModel(PreTrainedModel):
         Raises:
             InputError: an item that cannot be read; `.status` says in a word what is wrong.
         """
-        self._check_items(items, "tokenize")
+        check_items(items, "tokenize")
         if batch_size < 1:
             raise ConfigError(f"batch_size must be at least 1; got {batch_size}.")
         fingerprint = self.fingerprint.decode
         tokens: list[VQTokens | None] = [None] * len(items)
         with self.inference():
-            for batch in self._batches(items, batch_size):
+            for batch in batches_of_one_size(items, self._read, batch_size):
                 inputs = torch.stack([tensor for _, tensor, _ in batch])
                 # one shape for every batch of a size: the last is filled up with copies
                 inputs = torch.cat(
                     [inputs, inputs[:1].repeat_interleave(batch_size - len(batch), 0)]
                 )
-                codes = self.encode(inputs.to(self.device), num_codebooks).cpu()
+                metas = [meta for _, _, meta in batch]
+                codes = self._encode_items(inputs.to(self.device), metas, num_codebooks).cpu()
                 for (index, _, meta), item_codes in zip(batch, codes, strict=False):
                     tokens[index] = VQTokens(item_codes.clone(), meta, fingerprint)
         return tokens
@@ -236,28 +254,25 @@ class VQTokenizerModel(PreTrainedModel):
             FingerprintError: the codes were made by another tokenizer.
             CodeRangeError: a code that the codebook does not have.
         """
-        self._check_items(tokens, "detokenize")
+        check_items(tokens, "detokenize")
         decode = self.fingerprint.decode
         items = [own_tokens(item, index, decode) for index, item in enumerate(tokens)]
         raw = []
         with self.inference():
             for item in items:
-                # the range is looked at before the codes leave the CPU: a device would only crash
-                self.quantizer.check_codes(item.codes.movedim(0, -1))
-                output = self.decode(item.codes[None].to(self.device))[0]
-                raw.append(self._write(output.float().cpu(), item.meta))
+                raw.append(self._write(self._decode_item(item).float().cpu(), item.meta))
         return raw
 
     @contextmanager
     def inference(self) -> Iterator[None]:
-        """No gradients, evaluation mode and exact arithmetic; training mode comes back after.
+        """No gradients, no autocast, evaluation mode, exact arithmetic; training mode comes back.
 
         Not torch.inference_mode: its codes could not be used in anyone's training afterwards.
         """
         training = [module for module in self.modules() if module.training]
         self.eval()
         try:
-            with torch.no_grad(), exact_numerics():
+            with torch.no_grad(), exact_numerics(), autocast_off(self.device):
                 yield
         finally:
             for module in training:
@@ -314,6 +329,7 @@ class VQTokenizerModel(PreTrainedModel):
 
         `AutoVQTokenizer.from_pretrained` is the strict way: it checks every file before use.
         """
+        kwargs.setdefault("use_safetensors", True)  # never a pickle
         loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded
         refreeze(model)
@@ -336,6 +352,18 @@ class VQTokenizerModel(PreTrainedModel):
         """A decoded tensor (float32, no batch axis, on the CPU) and its meta to a raw item."""
         raise NotImplementedError(f"{type(self).__name__} must define _write.")
 
+    def _encode_items(
+        self, inputs: Tensor, metas: Sequence[dict[str, Any]], num_codebooks: int | None
+    ) -> Tensor:
+        """Codes of a batch; may add to the metas, which are fewer where copies fill it up."""
+        return self.encode(inputs, num_codebooks)
+
+    def _decode_item(self, item: VQTokens) -> Tensor:
+        """The codes of one item to an output without batch axis."""
+        # the range is looked at before the codes leave the CPU: a device would only crash
+        self.quantizer.check_codes(item.codes.movedim(0, -1))
+        return self.decode(item.codes[None].to(self.device))[0]
+
     def canary_inputs(self) -> Tensor:
         """Inputs [N, ...] made of integers, whose codes are stored beside the weights."""
         raise NotImplementedError(f"{type(self).__name__} must define canary_inputs.")
@@ -349,32 +377,12 @@ class VQTokenizerModel(PreTrainedModel):
         axes = INPUT_AXES.get(self.modality)
         if axes is None:
             return
-        if inputs.ndim != axes.count(",") + 1 or not inputs.is_floating_point():
+        wrong = inputs.ndim != axes.count(",") + 1 or 0 in inputs.shape[1:]
+        if wrong or not inputs.is_floating_point():
             raise ShapeError(
                 f"{type(self).__name__} wants float {axes}; got {inputs.dtype} "
                 f"{list(inputs.shape)}. tokenize() takes raw items."
             )
-
-    @staticmethod
-    def _check_items(items: Any, method: str) -> None:
-        if not isinstance(items, (list, tuple)):
-            raise InputError(
-                f"{method} wants a list of items; got a {type(items).__name__}. "
-                f"For one item: {method}([item])[0]."
-            )
-
-    def _batches(
-        self, items: Sequence[Any], batch_size: int
-    ) -> Iterator[list[tuple[int, Tensor, dict]]]:
-        """Items of one size together, at most `batch_size`; each with its place in `items`."""
-        waiting: dict[tuple[int, ...], list] = {}
-        for index, item in enumerate(items):
-            tensor, meta = self._read(item)
-            batch = waiting.setdefault(tuple(tensor.shape), [])
-            batch.append((index, tensor, meta))
-            if len(batch) == batch_size:
-                yield waiting.pop(tuple(tensor.shape))
-        yield from waiting.values()
 
     @classmethod
     def is_custom_code(cls) -> bool:

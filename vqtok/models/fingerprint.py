@@ -48,23 +48,24 @@ def fingerprint_of(model: nn.Module, decode: str | None = None) -> Fingerprint:
         decode: the digest that decoding goes by, if not the one of the tensors as they are now: a
             model cast to bfloat16 after loading still decodes the codes of its file.
     """
-    codebook = digest_of_json(tensor_digests(model.quantizer, "quantizer"))
+    codebook = digest_of_json(part_digests(model, "quantizer"))
     if decode is None:
         decode = digest_of_json(
             {
                 "family": model.config.model_type,
+                "version": model.architecture_version,
                 "modality": model.modality,
                 "codebook_sizes": list(model.codebook_sizes),
-                "config": _fields(model.config, encoder=False),
+                "config": _code_config(model, encoder=False),
                 "codebook": codebook,
-                "decoder": tensor_digests(model.decoder, "decoder"),
+                "decoder": part_digests(model, "decoder"),
             }
         )
     encode = digest_of_json(
         {
             "decode": decode,
-            "config": _fields(model.config, encoder=True),
-            "encoder": tensor_digests(model.encoder, "encoder"),
+            "config": _code_config(model, encoder=True),
+            "encoder": part_digests(model, "encoder"),
             "preprocessing": _preprocessing(model),
             "numerics": {"profile": "exact", "dtype": str(model.dtype).removeprefix("torch.")},
         }
@@ -134,6 +135,17 @@ def tensor_digests(module: nn.Module, prefix: str) -> dict[str, str]:
         for name, tensor in module.state_dict().items()
         if name.rpartition(".")[2] not in TRAINING_BUFFERS
     }
+
+
+def part_digests(model: nn.Module, part: str) -> dict[str, str]:
+    """Digests of "encoder", "quantizer" or "decoder"; an adapter says itself what they are."""
+    own = getattr(model, "part_digests", None)
+    return tensor_digests(getattr(model, part), part) if own is None else own(part)
+
+
+def _code_config(model: nn.Module, encoder: bool) -> dict[str, Any]:
+    own = getattr(model, "code_config", None)
+    return _fields(model.config, encoder) if own is None else own(encoder)
 
 
 def _fields(config: PreTrainedConfig, encoder: bool) -> dict[str, Any]:

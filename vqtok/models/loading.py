@@ -12,6 +12,7 @@ missing or left over is an error, because a tokenizer with a fresh tensor in it 
 import dataclasses
 import inspect
 import math
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,14 @@ from transformers.initialization import no_init_weights
 
 from vqtok.errors import LoadError, VqtokError
 from vqtok.models.fingerprint import SHARED_FIELDS
-from vqtok.models.storage import CANARY_NAME, read_canary, read_json, refreeze, weight_digests
+from vqtok.models.storage import (
+    CANARY_NAME,
+    MAX_JSON_BYTES,
+    read_canary,
+    read_json,
+    refreeze,
+    weight_digests,
+)
 
 CONFIG_NAME, WEIGHTS_NAME = "config.json", "model.safetensors"
 INDEX_NAME, PROCESSOR_NAME = "model.safetensors.index.json", "preprocessor_config.json"
@@ -33,7 +41,17 @@ BOOKKEEPING = frozenset({"architectures", "dtype", "model_type", "transformers_v
 SWITCHES = frozenset({"output_hidden_states", "return_dict"})
 PROCESSOR_BOOKKEEPING = frozenset({"image_processor_type", "processor_class"})
 # a count becomes modules, a size only a shape
-MAX_COUNTS = {"num_regions": 64, "num_codebooks": 1024}
+MAX_COUNTS = {
+    "num_regions": 64,
+    "num_codebooks": 1024,
+    # of foreign configs: the first is the number of modules, the others are rows of a codebook
+    "n_codebooks": 1024,
+    "num_embeddings": 2**24,
+    "num_vq_embeddings": 2**24,
+}
+# multimodal models whose config carries a vocabulary of some megabytes
+WITH_VOCABULARY = frozenset({"chameleon", "emu3", "janus"})
+MAX_VOCABULARY_BYTES = 32_000_000
 MAX_COUNT, MAX_SIZE, MAX_ITEMS, MAX_DEPTH = 4096, 2**31, 1024, 8
 # what a constructor raises on values that passed every check
 UNBUILDABLE = (
@@ -58,6 +76,11 @@ def read_config(folder: Path) -> dict[str, Any]:
             f"{folder} has no {CONFIG_NAME}, so it is no tokenizer. It holds: "
             f"{', '.join(files) or 'nothing'}. save_pretrained(folder) writes one."
         )
+    if path.stat().st_size > MAX_JSON_BYTES:
+        with suppress(LoadError):
+            content = read_json(path, MAX_VOCABULARY_BYTES)
+            if str(content.get("model_type")) in WITH_VOCABULARY:
+                return content
     return read_json(path)
 
 
@@ -137,23 +160,35 @@ def load_model(folder: Path, model_class: type, config: PreTrainedConfig) -> nn.
     return model
 
 
-def weight_files(folder: Path) -> list[Path]:
-    """model.safetensors, or the shards that its index names; all inside the folder."""
-    if (folder / WEIGHTS_NAME).is_file():
-        return [folder / WEIGHTS_NAME]
+def weight_files(folder: Path, part: str = "", name: str = WEIGHTS_NAME) -> list[Path]:
+    """model.safetensors, or the shards that its index names; all inside the folder.
+
+    Args:
+        folder: where they lie.
+        part: only the shards with tensors that have this in their names.
+        name: of the file, where a library calls it otherwise.
+    """
+    if (folder / name).is_file():
+        return [folder / name]
     if not (folder / INDEX_NAME).is_file():
         others = sorted(p.name for p in folder.iterdir() if p.suffix in (".bin", ".pt", ".ckpt"))
         hint = f" It has {', '.join(others)}, which could run code when read." if others else ""
-        raise LoadError(f"{folder} has no {WEIGHTS_NAME}; only safetensors are read.{hint}")
-    names = read_json(folder / INDEX_NAME).get("weight_map")
-    if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
-        raise LoadError(f"{folder / INDEX_NAME} has no weight_map from tensors to files.")
-    files = [folder / name for name in sorted(set(names.values()))]
+        raise LoadError(f"{folder} has no {name}; only safetensors are read.{hint}")
+    names = read_index(folder)
+    files = [folder / file for file in sorted({f for tensor, f in names.items() if part in tensor})]
     for path in files:
         plain = path.parent == folder and path.suffix == ".safetensors" and ".." not in path.name
         if not plain or not path.is_file():
             raise LoadError(f"{folder / INDEX_NAME} names {path}, which is no shard beside it.")
     return files
+
+
+def read_index(folder: Path) -> dict[str, str]:
+    """Tensor to file, of a sharded model."""
+    names = read_json(folder / INDEX_NAME).get("weight_map")
+    if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
+        raise LoadError(f"{folder / INDEX_NAME} has no weight_map from tensors to files.")
+    return names
 
 
 def read_headers(files: list[Path]) -> dict[str, tuple[list[int], str]]:
@@ -194,15 +229,24 @@ def check_headers(
             raise LoadError(f"{name} in {folder} is {dtype}, but the model has {tensor.dtype}.")
 
 
-def read_tensors(path: Path, expected: dict[str, Tensor]):
-    """Names and tensors of a file, in the dtypes that the model computes in."""
+def read_tensors(path: Path, expected: dict[str, Tensor], prefix: str = ""):
+    """Names and tensors of a file, in the dtypes that the model computes in.
+
+    Args:
+        path: of the file.
+        expected: of the model.
+        prefix: before its names in the file; what has another one is left out.
+    """
     try:
         with safe_open(path, framework="pt") as shard:
             for name in shard.keys():  # noqa: SIM118 - safe_open is no mapping
-                tensor = shard.get_tensor(name).to(expected[name].dtype, copy=True)
+                if not name.startswith(prefix):
+                    continue
+                own = name.removeprefix(prefix)
+                tensor = shard.get_tensor(name).to(expected[own].dtype, copy=True)
                 if tensor.is_floating_point() and not tensor.isfinite().all():
                     raise LoadError(f"{name} in {path} holds NaN or infinity.")
-                yield name, tensor
+                yield own, tensor
     except (SafetensorError, OSError) as error:
         raise LoadError(f"{path} is damaged: {error}.") from error
 
