@@ -5,8 +5,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from tests.data.conftest import png
 from vqtok.data import load_codes
 from vqtok.data.reader import open_run
 
@@ -128,6 +131,18 @@ def test_a_deliberate_error_is_one_line_and_exit_code_1(
 )
 def test_wrong_usage_is_exit_code_2(vqtok_command, arguments):
     assert vqtok_command(*arguments).exit_code == 2
+
+
+def test_columns_to_keep_are_named_one_by_one_or_with_commas(vqtok_command, tmp_path):
+    columns = {"image": pa.array([png(0)], pa.binary()), "a": [1], "b": ["x"], "c": [2.5]}
+    pq.write_table(pa.table(columns), tmp_path / "t.parquet")
+    command = ("tokenize", tmp_path / "t.parquet", *TOKENIZER, "--out", tmp_path / "codes")
+
+    result = vqtok_command(*command, "--keep", "a,b", "--keep", "c")
+
+    assert result.exit_code == 0
+    (row,) = open_run(tmp_path / "codes").rows(["a", "b", "c"])
+    assert row == {"a": 1, "b": "x", "c": 2.5}
 
 
 def test_decode_refuses_another_tokenizer(vqtok_command, photos, tmp_path):

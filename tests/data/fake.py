@@ -21,6 +21,11 @@ class FakeTokens:
     fingerprint: str = ""
 
 
+def as_tokens(row):
+    codes = torch.as_tensor(row["codes"]).reshape(row["shape"])
+    return FakeTokens(codes, {"height": row["orig_h"], "width": row["orig_w"]}, row["codes_fp"])
+
+
 class FakeProcessor:
     """Reads images as the real ones do, in as little as it takes here."""
 
@@ -74,7 +79,8 @@ class FakeTokenizer:
         return FakeTokens((r * 256 + g * 16 + b)[None], meta, self.fingerprint.decode)
 
     def detokenize(self, tokens):
-        return [self._back(item) for item in tokens]
+        """Tokens, or rows of a run."""
+        return [self._back(as_tokens(t) if isinstance(t, dict) else t) for t in tokens]
 
     def _back(self, item):
         code = item.codes[0]

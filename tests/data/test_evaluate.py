@@ -93,12 +93,12 @@ def test_images_that_cannot_be_read_are_counted(mixed, tokenizer):
     assert report.status == {"decode_error": 2, "empty": 1, "too_large": 1}
 
 
-def test_a_perfect_reconstruction_has_no_finite_psnr(tmp_path, tokenizer):
+def test_a_perfect_reconstruction_counts_as_108_decibels(tmp_path, tokenizer):
     Image.new("RGB", (16, 16), (17, 34, 255)).save(tmp_path / "flat.png")
 
     report = evaluate_dataset(tokenizer, tmp_path)
 
-    assert report.psnr is None
+    assert report.psnr == report.psnr_of_mean_error == pytest.approx(108.1308, abs=1e-4)
     assert report.mse == 0
     assert report.ssim == pytest.approx(1)
 

@@ -2,13 +2,14 @@
 
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.data.conftest import png
 from tests.data.fake import FakeTokenizer
-from tests.data.killable import run_process
+from tests.data.killable import KillableRuns
 from tests.data.rows import codes_of
 from vqtok.data import load_codes, tokenize_dataset
 from vqtok.data.failpoints import EXIT_CODE, POINTS, failpoint
@@ -16,6 +17,14 @@ from vqtok.data.publish import LocalStore
 from vqtok.errors import ConfigError, FingerprintError, FormatError, InputError
 
 UNITS = 3
+
+
+@pytest.fixture(scope="module")
+def run_process(tmp_path_factory) -> Iterator[KillableRuns]:
+    """Tokenizes in a process that may die; see `KillableRuns`."""
+    runs = KillableRuns(tmp_path_factory.mktemp("runs") / "stderr.txt")
+    yield runs
+    runs.stop()
 
 
 @pytest.fixture
@@ -27,7 +36,7 @@ def clean(photos, tmp_path, tokenizer) -> list[tuple]:
 
 @pytest.mark.parametrize("point", POINTS)
 def test_a_run_killed_at_any_point_resumes_to_the_same_rows(
-    point, photos, tmp_path, tokenizer, clean
+    point, photos, tmp_path, tokenizer, clean, run_process
 ):
     out, unit = tmp_path / "out", {"after_plan": "", "before_manifest": ""}.get(point, ":1")
 
@@ -44,7 +53,9 @@ def test_a_run_killed_at_any_point_resumes_to_the_same_rows(
     assert [commit["unit"] for commit in commits] == list(range(UNITS))
 
 
-def test_many_crashes_one_after_the_other_lose_and_repeat_nothing(photos, tmp_path, clean):
+def test_many_crashes_one_after_the_other_lose_and_repeat_nothing(
+    photos, tmp_path, clean, run_process
+):
     out = tmp_path / "out"
 
     kills = ["after_link:0", "torn_write:1", "after_fsync:1", "after_commit:1", "before_manifest"]
@@ -55,7 +66,7 @@ def test_many_crashes_one_after_the_other_lose_and_repeat_nothing(photos, tmp_pa
     assert codes_of(out) == clean
 
 
-def test_published_units_are_not_made_again(photos, tmp_path, tokenizer):
+def test_published_units_are_not_made_again(photos, tmp_path, tokenizer, run_process):
     out = tmp_path / "out"
     run_process(photos, out, "before_commit:1")
 
@@ -83,7 +94,7 @@ def test_resume_on_a_new_folder_starts_a_run(photos, tmp_path, tokenizer):
 
 
 @pytest.fixture
-def interrupted(photos, tmp_path) -> Path:
+def interrupted(photos, tmp_path, run_process) -> Path:
     out = tmp_path / "interrupted"
     assert run_process(photos, out, "after_commit:1") == EXIT_CODE
     return out
@@ -201,3 +212,8 @@ def test_an_unknown_failpoint_is_an_error(monkeypatch):
 
     with pytest.raises(ConfigError, match="after_lunch"):
         failpoint("after_link", 3)
+
+
+def test_a_run_that_fails_by_itself_is_not_taken_for_a_kill(photos, run_process, tmp_path):
+    with pytest.raises(RuntimeError, match="does not exist"):
+        run_process(photos / "missing", tmp_path / "out")

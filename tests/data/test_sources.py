@@ -121,13 +121,38 @@ def test_one_image_is_a_source(photos, tmp_path, tokenizer):
 def test_links_are_followed_and_loops_are_not(photos, tmp_path, tokenizer):
     (photos / "a/back").symlink_to(photos)
     (photos / "d").symlink_to(photos / "c")
-    (photos / "gone.png").symlink_to(tmp_path / "nowhere")
 
     tokenize_dataset(photos, tmp_path / "out", tokenizer)
 
     sources = [row["src"] for row in rows_of(tmp_path / "out")]
     assert len(sources) == 10 + len(list((photos / "c").iterdir()))
     assert sources == sorted(set(sources))
+
+
+def test_a_link_to_nothing_is_a_row_that_says_so(photos, tmp_path, tokenizer):
+    (photos / "gone.jpg").symlink_to(tmp_path / "nowhere.jpg")
+    (photos / "self.jpg").symlink_to(photos / "self.jpg")
+    (photos / "gone.txt").symlink_to(tmp_path / "nowhere.txt")
+
+    report = tokenize_dataset(photos, tmp_path / "out", tokenizer)
+    rows = {row["src"]: row for row in rows_of(tmp_path / "out")}
+
+    assert (len(rows), report.ignored) == (12, 3)
+    for name, target in (("gone.jpg", "nowhere.jpg"), ("self.jpg", "self.jpg")):
+        assert rows[name]["status"] == "decode_error"
+        assert target in rows[name]["error"]
+        assert "cannot be found" in rows[name]["error"]
+        assert rows[name]["codes"] is None
+
+
+def test_a_link_that_comes_back_during_a_run_is_a_change(photos, tmp_path, tokenizer):
+    (photos / "gone.jpg").symlink_to(tmp_path / "nowhere.jpg")
+    source = open_source(photos)
+    plan = build_plan(source.list(), 100)
+    (tmp_path / "nowhere.jpg").write_bytes(png(0))
+
+    with pytest.raises(InputError, match=r"gone\.jpg changed"):
+        list(source.read(plan.units[0].segments))
 
 
 @pytest.mark.parametrize(

@@ -4,10 +4,19 @@ import math
 
 import pytest
 import torch
+from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from vqtok.errors import ShapeError
-from vqtok.metrics.image import mse, psnr, psnr_of_mse, ssim, to_uint8
+from vqtok.metrics.image import (
+    capped_psnr,
+    centre_square,
+    mse,
+    psnr,
+    psnr_of_mse,
+    ssim,
+    to_uint8,
+)
 
 
 @pytest.fixture
@@ -69,6 +78,24 @@ def test_equal_images_are_perfect(pair):
 def test_a_known_error_has_its_known_psnr():
     assert psnr_of_mse(torch.tensor(255.0**2)).item() == pytest.approx(0)
     assert psnr_of_mse(torch.tensor(1.0)).item() == pytest.approx(48.1308, abs=1e-4)
+
+
+def test_only_a_perfect_image_is_capped():
+    errors = torch.tensor([0.0, 1e-5, 1.0, 255.0**2])
+
+    values = capped_psnr(errors)
+
+    assert values[0].item() == pytest.approx(108.1308, abs=1e-4)
+    assert torch.equal(values[1:], psnr_of_mse(errors[1:]))
+
+
+@pytest.mark.parametrize(("width", "height", "left", "top"), [(9, 4, 2, 0), (4, 9, 0, 2)])
+def test_the_centre_square_is_the_middle_and_at_its_own_size_untouched(width, height, left, top):
+    image = Image.radial_gradient("L").resize((width, height)).convert("RGB")
+
+    square = centre_square(image, 4)
+
+    assert square.tobytes() == image.crop((left, top, left + 4, top + 4)).tobytes()
 
 
 @pytest.mark.parametrize(

@@ -34,6 +34,32 @@ def test_the_numbers_agree_with_another_implementation():
     assert report.codebooks["codebook0_usage"] == pytest.approx(codes.unique().numel() / 16)
 
 
+class Lossless(torch.nn.Module):
+    """One code a grey pixel: keeps grey images as they are."""
+
+    codebook_sizes, code_bits = (256,), (8.0,)
+
+    def __init__(self):
+        super().__init__()
+        self.place = torch.nn.Parameter(torch.zeros(()))
+
+    def encode(self, pixel_values):
+        return ((pixel_values[:, :1] + 1) * 127.5).round().long()
+
+    def decode(self, codes):
+        return codes.expand(-1, 3, -1, -1) / 127.5 - 1
+
+
+def test_a_perfect_reconstruction_counts_as_108_decibels():
+    images = torch.randint(0, 256, (3, 1, 16, 16), dtype=torch.uint8).expand(-1, 3, -1, -1)
+
+    report = evaluate_images(Lossless(), images)
+
+    assert (report.mse, report.bits_per_pixel) == (0, 8)
+    assert report.psnr == pytest.approx(108.1308, abs=1e-4)
+    assert report.ssim == pytest.approx(1)
+
+
 def test_a_model_in_training_is_in_training_afterwards_and_unchanged():
     model = make_toy().train()
     before = {name: value.clone() for name, value in model.state_dict().items()}

@@ -7,9 +7,11 @@ import pytest
 import torch
 from PIL import Image
 
+from vqtok.data.sources import SUFFIXES, open_source
 from vqtok.errors import ConfigError, InputError
 from vqtok.metrics.image import to_uint8
 from vqtok.training.image_data import (
+    IMAGE_SUFFIXES,
     ImageStore,
     RandomCrops,
     centre_squares,
@@ -71,10 +73,61 @@ def test_an_image_is_turned_upright(tmp_path):
     assert tuple(ImageStore(tmp_path)[0].shape) == (3, 8, 4)
 
 
+@pytest.mark.parametrize("memory_mb", [0, 100])
+def test_deep_grey_is_rounded_and_what_is_transparent_is_white(tmp_path, memory_mb):
+    Image.fromarray(np.full((4, 4), 257 * 100, np.uint16)).save(tmp_path / "deep.png")
+    Image.new("RGBA", (4, 4), (200, 100, 0, 0)).save(tmp_path / "glass.png")
+
+    deep, glass = ImageStore(tmp_path, memory_mb=memory_mb)
+
+    assert deep.unique().tolist() == [100]
+    assert glass.unique().tolist() == [255]
+
+
+def test_the_files_of_a_folder_are_those_that_tokenize_takes(tmp_path):
+    names = [f"{index}{suffix}" for index, suffix in enumerate(sorted(SUFFIXES["image"]))]
+    names += ["UPPER.PNG", "b/c/deep.png", ".hidden.png", ".cache/a.png", "b/.c/d.png", "notes.txt"]
+    photo = png(random_pixels(4, 4))
+    for name in names:
+        path = tmp_path / "photos" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(photo)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "linked.png").write_bytes(photo)
+    (tmp_path / "photos" / "link").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "back").symlink_to(tmp_path / "photos")
+    found = []
+
+    def read(path):
+        found.append(path.relative_to(tmp_path / "photos").as_posix())
+        return random_pixels(4, 4)
+
+    ImageStore(tmp_path / "photos", read=read)
+
+    assert sorted(found) == [shard.uri for shard in open_source(tmp_path / "photos").list()]
+    assert len(found) == len(SUFFIXES["image"]) + 3
+    assert SUFFIXES["image"] == IMAGE_SUFFIXES
+
+
+def test_a_hidden_file_is_no_source(tmp_path):
+    (tmp_path / ".a.png").write_bytes(png(random_pixels(4, 4)))
+
+    with pytest.raises(ConfigError, match="found none"):
+        ImageStore(tmp_path / ".a.png")
+
+
 def test_a_broken_image_is_named(tmp_path):
     (tmp_path / "broken.png").write_bytes(b"\x89PNG nothing more")
 
     with pytest.raises(InputError, match=r"broken\.png"):
+        ImageStore(tmp_path)
+
+
+def test_a_broken_row_of_a_table_is_named(tmp_path):
+    rows = [png(random_pixels(4, 4)), b"\x89PNG nothing more"]
+    pq.write_table(pa.table({"image": rows}), tmp_path / "train.parquet")
+
+    with pytest.raises(InputError, match=r"train\.parquet, row 1"):
         ImageStore(tmp_path)
 
 

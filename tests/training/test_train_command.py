@@ -1,14 +1,26 @@
 import json
+import sys
 
+import numpy as np
 import pytest
 import torch
-import typer
 import yaml
+from PIL import Image
 from typer.testing import CliRunner
 
+import vqtok.models.auto
 from tests.training.test_trainer import history, interrupt_at, state_of
-from vqtok.cli.train import train
-from vqtok.training import parse_recipe, run_recipe
+from vqtok.cli import app
+from vqtok.data import evaluate_dataset
+from vqtok.errors import ConfigError, LoadError
+from vqtok.models.auto import AutoVQTokenizer
+from vqtok.models.embedding_vq.configuration_embedding_vq import EmbeddingVQConfig
+from vqtok.models.embedding_vq.modeling_embedding_vq import EmbeddingVQModel
+from vqtok.models.vim_vq.configuration_vim_vq import VimVQConfig
+from vqtok.models.vim_vq.image_processing_vim_vq import VimVQImageProcessor
+from vqtok.models.vim_vq.modeling_vim_vq import VimVQModel
+from vqtok.training import load_recipe, parse_recipe, run, run_recipe
+from vqtok.training.run import build_model
 
 
 @pytest.fixture
@@ -43,14 +55,10 @@ def recipe_file(tmp_path, sample_photos):
 
 
 def vqtok_train(*arguments):
-    app = typer.Typer()
-    app.command()(train)
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+    return CliRunner().invoke(app, ["train", *map(str, arguments)])
 
 
 def test_a_recipe_becomes_a_tokenizer_and_a_report(recipe_file, tmp_path):
-    from vqtok.models.vim_vq.modeling_vim_vq import VimVQModel
-
     done = vqtok_train(recipe_file, "training.steps=3", "--json")
 
     assert done.exit_code == 0, done.output
@@ -113,8 +121,112 @@ def state_of_tokenizer(folder):
     return load_file(f"{folder}/model.safetensors")
 
 
-def test_a_wrong_recipe_is_wrong_usage(recipe_file):
-    done = vqtok_train(recipe_file, "training.batchsize=2")
+def small_model(**processor_options):
+    config = VimVQConfig.preset("nano", width=16, encoder_depth=1, decoder_depth=1, latent_dim=8)
+    model = VimVQModel(config)
+    model.processor = VimVQImageProcessor(**processor_options)
+    return model
 
-    assert done.exit_code == 2
-    assert "did you mean 'batch_size'" in done.stderr
+
+def test_the_report_has_the_numbers_of_vqtok_evaluate(recipe_file, tmp_path):
+    photos = tmp_path / "photos"
+    ramp = np.linspace(0, 65535, 90 * 70).astype(np.uint16).reshape(90, 70)
+    Image.fromarray(ramp).save(photos / "deep.png")
+    alpha = Image.radial_gradient("L")
+    Image.merge("RGBA", [Image.linear_gradient("L")] * 3 + [alpha]).save(photos / "glass.png")
+    (photos / ".hidden.png").write_bytes(b"no picture")
+    # what shows through transparent pixels is the tokenizer's own affair
+    small_model(background=(255, 0, 0)).save_pretrained(tmp_path / "first")
+
+    done = vqtok_train(
+        recipe_file,
+        "--json",
+        f"model={{from_pretrained: {tmp_path / 'first'}}}",
+        "training.steps=2",
+    )
+
+    result = json.loads(done.stdout)
+    ours = result["evaluation"]
+    tokenizer = AutoVQTokenizer.from_pretrained(result["tokenizer"], device="cpu")
+    theirs = evaluate_dataset(tokenizer, photos, size=64)
+    assert ours["images"] == theirs.images == 4
+    for name in ("psnr", "ssim", "mse", "bits_per_pixel"):
+        assert ours[name] == pytest.approx(getattr(theirs, name), rel=1e-4), name
+    for name in ("usage", "perplexity", "entropy_bits"):
+        assert ours[f"codebook0_{name}"] == pytest.approx(theirs.codebooks[0][name], rel=1e-3)
+
+
+def test_a_bundled_name_needs_no_network(recipe_file, tmp_path, monkeypatch):
+    model = small_model()
+    model.save_pretrained(tmp_path / "pretrained" / "toy")
+    monkeypatch.setattr(vqtok.models.auto, "PRETRAINED", tmp_path / "pretrained")
+
+    loaded = build_model(load_recipe(recipe_file, ["model={from_pretrained: vqtok/toy}"]))
+
+    assert loaded.fingerprint.encode == model.fingerprint.encode
+    assert str(loaded.device) == "cpu"
+
+
+def test_a_pickle_is_not_gone_on_from(recipe_file, tmp_path):
+    small_model().save_pretrained(tmp_path / "first")
+    (tmp_path / "first" / "model.safetensors").rename(tmp_path / "first" / "pytorch_model.bin")
+
+    with pytest.raises(LoadError, match="only safetensors are read"):
+        build_model(load_recipe(recipe_file, [f"model={{from_pretrained: {tmp_path / 'first'}}}"]))
+
+
+def test_a_tokenizer_of_another_type_is_not_gone_on_from(recipe_file, tmp_path):
+    EmbeddingVQModel(EmbeddingVQConfig(embedding_dim=8)).save_pretrained(tmp_path / "first")
+
+    with pytest.raises(ConfigError, match="asks for a VimVQModel"):
+        build_model(load_recipe(recipe_file, [f"model={{from_pretrained: {tmp_path / 'first'}}}"]))
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("training.batchsize=2", "did you mean 'batch_size'"),
+        ("model.overrides.widht=96", "model.overrides.widht is not a recipe key: did you mean 'wi"),
+        ("model.overrides.dtype=float16", "model.overrides.dtype is not a recipe key"),
+        ("model.overrides.width=100", "width must be a multiple of 8; got 100"),
+        ("model.overrides.width=wide", "width"),
+        ("model.overrides.quantizer_config.codebok_size=32", "codebok_size"),
+        ("model.preset=huge", "huge"),
+        ("model.type=embedding_vq", "model.type is one of ['vim_vq']"),
+        ("model={from_pretrained: /nowhere/at/all}", "/nowhere/at/all"),
+        ("data.source=/nowhere", "/nowhere does not exist"),
+    ],
+)
+def test_a_recipe_that_cannot_be_is_one_line_and_code_1(recipe_file, tmp_path, override, message):
+    done = vqtok_train(recipe_file, override, "--json")
+
+    assert done.exit_code == 1
+    assert isinstance(done.exception, SystemExit)
+    (line,) = done.stdout.splitlines()
+    assert message in json.loads(line)["error"]["message"]
+    assert f"error: {json.loads(line)['error']['message']}" == done.stderr.splitlines()[-1]
+    # nothing is left that the mended recipe would have to be like
+    assert not (tmp_path / "run" / "recipe.yaml").exists()
+
+
+def test_the_words_of_a_library_are_not_on_stdout(recipe_file, monkeypatch):
+    def build(recipe):
+        sys.stdout.write("welcome to a library\n")
+        return build_model(recipe)
+
+    monkeypatch.setattr(run, "build_model", build)
+
+    done = vqtok_train(recipe_file, "training.steps=1", "--json")
+
+    assert json.loads(done.stdout)["status"] == "finished"
+    assert "welcome" in done.stderr
+
+
+def test_only_the_first_process_prints_the_result(recipe_file, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    result = run.RunResult("interrupted", 3, "runs/x", None, {})
+    monkeypatch.setattr(run, "run_recipe", lambda plan: result)
+
+    done = vqtok_train(recipe_file, "--json")
+
+    assert (done.exit_code, done.stdout) == (1, "")

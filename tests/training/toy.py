@@ -9,6 +9,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 import vqtok.training
 from vqtok.models.outputs import Rate
 from vqtok.models.reconstruction import crop
+from vqtok.models.vim_vq.image_processing_vim_vq import VimVQImageProcessor
 from vqtok.quantizers.vq import VectorQuantizer
 
 
@@ -44,6 +45,7 @@ class ToyTokenizer(PreTrainedModel):
         self.quantizer = VectorQuantizer(dim=4, codebook_size=16, **options)
         self.decoder = nn.Sequential(nn.Conv2d(4, 16, 1), nn.GELU(), nn.Conv2d(16, 48, 1))
         self.codebook_sizes, self.hop, self.rate = (16,), 4, Rate(4 / 16, "pixel")
+        self.code_bits, self.processor = (4.0,), VimVQImageProcessor()
         self.post_init()
 
     def _init_weights(self, module):

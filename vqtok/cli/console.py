@@ -44,11 +44,13 @@ class Result:
         values: for --json.
         text: for a person, on stdout.
         failure: if set, one line for stderr and exit code 1; the result is printed all the same.
+        silent: not printed: another process of the same run does that.
     """
 
     values: dict[str, Any]
     text: str
     failure: str = ""
+    silent: bool = False
 
 
 def guarded(command: Callable[..., None]) -> Callable[..., None]:
@@ -73,7 +75,8 @@ def reported(command: Callable[..., Result]) -> Callable[..., None]:
         # a library's greeting on stdout would be a second line of "JSON"
         with contextlib.redirect_stdout(sys.stderr):
             result = command(*args, **options)
-        typer.echo(json.dumps(result.values) if as_json else result.text)
+        if not result.silent:
+            typer.echo(json.dumps(result.values) if as_json else result.text)
         if result.failure:
             typer.echo(f"error: {result.failure}", err=True)
             raise typer.Exit(1)

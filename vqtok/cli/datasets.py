@@ -42,7 +42,8 @@ def tokenize(
     ] = MAX_BAD_FRAC,
     batch_size: BatchSize = None,
     keep: Annotated[
-        list[str] | None, typer.Option(metavar="COLUMN", help="Carry a table's column; repeatable.")
+        list[str] | None,
+        typer.Option(metavar="COLUMN[,COLUMN]", help="Carry a table's columns; repeatable."),
     ] = None,
     column: Column = None,
     num_codebooks: NumCodebooks = None,
@@ -71,7 +72,7 @@ def tokenize(
         tokenizer_name=stored_name(tokenizer),
         unit_rows=unit_rows,
         batch_size=batch_size,
-        keep=keep,
+        keep=[name for names in keep or () for name in names.split(",")],
         column=column,
         num_codebooks=num_codebooks,
         resume=resume,

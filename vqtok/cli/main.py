@@ -2,7 +2,6 @@
 
 import typer
 
-from vqtok.cli.console import guarded
 from vqtok.cli.datasets import decode, evaluate, tokenize
 from vqtok.cli.info import info
 from vqtok.cli.train import train
@@ -21,4 +20,4 @@ app.command()(tokenize)
 app.command()(decode)
 app.command()(evaluate)
 app.command()(info)
-app.command()(guarded(train))
+app.command()(train)

@@ -15,8 +15,8 @@ def evaluation_table(values: dict[str, Any]) -> str:
     rows = [
         ("images", f"{values['images']}, {size}{skipped}"),
         ("rate", f"{values['bits_per_pixel']:.4f} bits per pixel"),
-        ("PSNR, mean of images", decibels(values["psnr"])),
-        ("PSNR of the mean error", decibels(values["psnr_of_mean_error"])),
+        ("PSNR, mean of images", f"{values['psnr']:.2f} dB"),
+        ("PSNR of the mean error", f"{values['psnr_of_mean_error']:.2f} dB"),
         ("SSIM", "-" if values["ssim"] is None else f"{values['ssim']:.4f}"),
     ]
     for level, stats in enumerate(values["codebooks"]):
@@ -49,10 +49,6 @@ def info_table(values: dict[str, Any]) -> str:
         *((f"config.{name}", str(value)) for name, value in values["config"].items()),
     ]
     return two_columns(values["name"], rows)
-
-
-def decibels(value: float | None) -> str:
-    return "infinite: an image came back exactly" if value is None else f"{value:.2f} dB"
 
 
 def two_columns(title: str, rows: Iterable[tuple[str, str]]) -> str:

@@ -1,14 +1,16 @@
 """`vqtok train RECIPE.yaml [key=value ...]`: train a tokenizer, or go on where it stopped."""
 
 import dataclasses
-import json
 import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from vqtok.cli.console import JsonFlag, Result, reported
 
+
+@reported
 def train(
     recipe: Annotated[Path, typer.Argument(help="A recipe in YAML; see recipes/.")],
     overrides: Annotated[
@@ -18,33 +20,28 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue the run in the output folder.")
     ] = False,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="One machine-readable line on stdout.")
-    ] = False,
-) -> None:
+    as_json: JsonFlag = False,
+) -> Result:
     """Train a tokenizer from a recipe.
 
     SIGTERM or Ctrl-C saves a checkpoint after the current step and exits with code 1; the same
     command with --resume continues. A finished run is left as it is.
     """
-    from vqtok.errors import ConfigError
     from vqtok.training.recipe import load_recipe
 
-    try:
-        plan = load_recipe(recipe, overrides or ())
-    except ConfigError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(2) from error
+    plan = load_recipe(recipe, overrides or ())
     plan.resume = plan.resume or resume
 
     from vqtok.training.run import run_recipe
 
     result = run_recipe(plan)
-    if int(os.environ.get("RANK", "0")) == 0:
-        typer.echo(json.dumps(dataclasses.asdict(result)) if as_json else _text(result))
-    if result.status == "interrupted":
-        typer.echo(f"error: interrupted at step {result.step}; --resume continues", err=True)
-        raise typer.Exit(1)
+    interrupted = result.status == "interrupted"
+    return Result(
+        values=dataclasses.asdict(result),
+        text=_text(result),
+        failure=f"interrupted at step {result.step}; --resume continues" if interrupted else "",
+        silent=int(os.environ.get("RANK", "0")) != 0,
+    )
 
 
 def _text(result) -> str:

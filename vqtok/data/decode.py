@@ -1,16 +1,12 @@
 """Codes of a run back to files: one PNG per image, named after the input it came from."""
 
 import itertools
-import json
 import os
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
-
-import torch
-from torch import Tensor
 
 from vqtok.data.progress import rows_bar
 from vqtok.data.reader import StoredRun, check_decodes, open_run
@@ -21,15 +17,6 @@ from vqtok.errors import ConfigError, FingerprintError, FormatError
 DECODE_ROWS = 8  # items handed to the tokenizer at once
 SUFFIX = ".png"
 COLUMNS = ["src", "src_row", "status", "codes", "shape", "orig_h", "orig_w", "meta", "codes_fp"]
-
-
-@dataclass(frozen=True)
-class StoredTokens:
-    """The codes of one row, as `detokenize` takes them: [Q, *grid] int64 and their meta."""
-
-    codes: Tensor
-    meta: dict[str, Any] = field(default_factory=dict)
-    fingerprint: str = ""
 
 
 @dataclass(frozen=True)
@@ -90,7 +77,9 @@ def decode_dataset(
         while chunk := list(itertools.islice(rows, DECODE_ROWS)):
             status.update(row["status"] for _, row in chunk)
             good = [(name, row) for name, row in chunk if row["codes"] is not None]
-            images = tokenizer.detokenize([_tokens(row, run) for _, row in good]) if good else []
+            for _, row in good:
+                check_row(row, run)
+            images = tokenizer.detokenize([row for _, row in good]) if good else []
             for (name, _), image in zip(good, images, strict=True):
                 path = target / name
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -160,14 +149,11 @@ def row_name(row: dict) -> str:
     return f"{row['src_row']:07d}{SUFFIX}"
 
 
-def _tokens(row: dict, run: StoredRun) -> StoredTokens:
-    fingerprint = run.tokenizer["fingerprint"]["decode"]
-    if row["codes_fp"] != fingerprint[:CODES_FP_CHARS]:
+def check_row(row: dict, run: StoredRun) -> None:
+    """Raise FingerprintError unless the run's own tokenizer made the row."""
+    own = run.tokenizer["fingerprint"]["decode"][:CODES_FP_CHARS]
+    if row["codes_fp"] != own:
         raise FingerprintError(
             f"row {row['src_row']} of {row['src']} was made by the tokenizer {row['codes_fp']}, "
-            f"but the run by {fingerprint[:CODES_FP_CHARS]}: the folder mixes two runs."
+            f"but the run by {own}: the folder mixes two runs."
         )
-    meta = json.loads(row["meta"]) if row["meta"] else {}
-    sizes = {"height": row["orig_h"], "width": row["orig_w"]}
-    meta |= {key: value for key, value in sizes.items() if value is not None}
-    return StoredTokens(torch.from_numpy(row["codes"]), meta, fingerprint)

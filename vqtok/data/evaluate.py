@@ -5,7 +5,6 @@ back, at the image's own size, so it includes everything the codes do to it.
 """
 
 import itertools
-import math
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -22,7 +21,7 @@ from vqtok.data.progress import rows_bar
 from vqtok.data.sources import RawSample, Source, open_source
 from vqtok.errors import ConfigError, InputError
 from vqtok.metrics.codebook import code_counts, codebook_stats
-from vqtok.metrics.image import MIN_SSIM_SIDE, mse, psnr_of_mse, ssim
+from vqtok.metrics.image import MIN_SSIM_SIDE, capped_psnr, centre_square, mse, ssim
 
 
 @dataclass(frozen=True)
@@ -33,7 +32,8 @@ class EvaluationReport:
         images: how many were measured; `skipped` could not be read, `status` says why.
         size: side of the squares that the images were cut to, or None for their own sizes.
         bits_per_pixel: the tokenizer's `code_bits` for every code, over all pixels of the images.
-        psnr: dB, mean over images of 10 log10(255^2 / MSE); None if an image came back exactly.
+        psnr: dB, mean over images of 10 log10(255^2 / MSE); an image that came back exactly
+            counts as 108.13 dB (`vqtok.metrics.image.capped_psnr`).
         psnr_of_mean_error: dB, of the mean over images of the MSE.
         ssim: mean over images; None if none of them is large enough.
         codebooks: one entry per codebook, see `vqtok.metrics.CodebookStats`.
@@ -44,8 +44,8 @@ class EvaluationReport:
     status: dict[str, int]
     size: int | None
     bits_per_pixel: float
-    psnr: float | None
-    psnr_of_mean_error: float | None
+    psnr: float
+    psnr_of_mean_error: float
     mse: float
     ssim: float | None
     codebooks: list[dict]
@@ -83,8 +83,8 @@ class _Sums:
             status=dict(sorted(status.items())),
             size=size,
             bits_per_pixel=bits / self.pixels,
-            psnr=_finite(psnr_of_mse(errors).mean()),
-            psnr_of_mean_error=_finite(psnr_of_mse(errors.mean())),
+            psnr=capped_psnr(errors).mean().item(),
+            psnr_of_mean_error=capped_psnr(errors.mean()).item(),
             mse=errors.mean().item(),
             ssim=sum(self.ssim) / len(self.ssim) if self.ssim else None,
             codebooks=[asdict(codebook_stats(counts)) for counts in self.counts],
@@ -176,15 +176,3 @@ def readable(
             status[error.status] += 1
             continue
         yield processor.write(tensor)
-
-
-def centre_square(image: Image.Image, size: int) -> Image.Image:
-    """The largest square in the middle, resized (bicubic) to `size` pixels a side."""
-    side = min(image.size)
-    left, top = (image.width - side) // 2, (image.height - side) // 2
-    square = image.crop((left, top, left + side, top + side))
-    return square.resize((size, size), Image.Resampling.BICUBIC)
-
-
-def _finite(value: Tensor) -> float | None:
-    return value.item() if math.isfinite(value.item()) else None

@@ -127,14 +127,16 @@ class FileSource(Source):
         return [InputShard(name, *file_version(self.root / name), rows=1) for name in self.names]
 
     def read_segment(self, segment: Segment) -> Iterator[RawSample]:
-        data, error = None, None
-        if segment.size > MAX_FILE_BYTES:
+        path, data, error = self.root / segment.uri, None, None
+        if is_dangling(path):
+            error = InputError(f"a link to {os.readlink(path)}, which cannot be found")
+        elif segment.size > MAX_FILE_BYTES:
             error = InputError(
                 f"{segment.size} bytes; a file of at most {MAX_FILE_BYTES} is read", "too_large"
             )
         else:
             try:
-                data = (self.root / segment.uri).read_bytes()
+                data = path.read_bytes()
             except PermissionError as denied:
                 error = InputError(f"the file cannot be read: {denied.strerror}")
         yield RawSample(data, key=segment.uri, src=segment.uri, src_row=0, error=error)
@@ -215,23 +217,31 @@ def sort_names(path: Path, modality: str) -> tuple[dict[str, list[str]], int]:
 
 
 def walk(folder: Path, above: tuple[str, ...] = ()) -> Iterator[str]:
-    """Every file under a folder, links followed, a link back to a folder above not."""
+    """Every file under a folder, links followed, a link back to a folder above not.
+
+    A link that leads nowhere is a file: its row will say so.
+    """
     real = os.path.realpath(folder)
     if real in above:
         return
     with os.scandir(folder) as entries:
         for entry in entries:
-            if entry.is_dir():
+            if is_dangling(entry) or entry.is_file():
+                yield entry.name
+            elif entry.is_dir():
                 inner = walk(folder / entry.name, (*above, real))
                 yield from (f"{entry.name}/{name}" for name in inner)
-            elif entry.is_file():
-                yield entry.name
+
+
+def is_dangling(path: os.PathLike) -> bool:
+    """Whether this is a link whose target cannot be found, itself included."""
+    return os.path.islink(path) and not os.path.exists(path)
 
 
 def file_version(path: Path) -> tuple[int, str]:
     """(bytes, version word) of a file; the version changes when the file is written again."""
     try:
-        status = path.stat()
+        status = path.lstat() if is_dangling(path) else path.stat()
     except OSError as error:
         raise InputError(
             f"{path} was listed as an input, but cannot be found now ({error.strerror}). "

@@ -5,11 +5,13 @@ rounded and clamped to uint8, as saving them would. Shapes: [B, C, H, W] or [C, 
 """
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from vqtok.errors import ShapeError
 
 PEAK = 255.0
+LOWEST_MSE = 1e-6  # one of a million values off by one grey level
 # torchmetrics mirrors the border by half its 11-pixel window, which takes at least 6 pixels
 MIN_SSIM_SIDE = 6
 
@@ -49,6 +51,11 @@ def psnr_of_mse(error: Tensor) -> Tensor:
     return 10 * torch.log10(PEAK**2 / error.double())
 
 
+def capped_psnr(error: Tensor) -> Tensor:
+    """`psnr_of_mse`, but equal images count as 108.13 dB: for means, which infinity would eat."""
+    return psnr_of_mse(error.double().clamp(min=LOWEST_MSE))
+
+
 def ssim(images: Tensor, originals: Tensor) -> Tensor:
     """Structural similarity, one per image: [B] float64, at most 1.
 
@@ -72,6 +79,14 @@ def ssim(images: Tensor, originals: Tensor) -> Tensor:
     return structural_similarity_index_measure(
         images.double(), originals.double(), data_range=PEAK, reduction="none"
     ).reshape(-1)
+
+
+def centre_square(image: Image.Image, size: int) -> Image.Image:
+    """The largest square in the middle, resized (bicubic) to `size` pixels a side."""
+    side = min(image.size)
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    square = image.crop((left, top, left + side, top + side))
+    return square.resize((size, size), Image.Resampling.BICUBIC)
 
 
 def _pair(images: Tensor, originals: Tensor) -> tuple[Tensor, Tensor]:

@@ -7,11 +7,9 @@ from torch import Tensor, nn
 
 from vqtok.devices import exact_numerics
 from vqtok.errors import ConfigError
-from vqtok.metrics.image import mse, psnr_of_mse, ssim
+from vqtok.metrics.image import capped_psnr, mse, ssim
 from vqtok.training.code_window import CodeWindow
 from vqtok.training.image_data import to_pixel_values
-
-LOWEST_MSE = 1e-6  # equal images have no PSNR; they count as 108 dB
 
 
 @dataclass
@@ -19,9 +17,9 @@ class ImageReport:
     """Means over `images` images, measured on uint8 pixels.
 
     Attributes:
-        psnr: dB, the mean of the images' PSNR.
+        psnr: dB, the mean of the images' `capped_psnr`.
         mse: of the grey levels 0 to 255, over all pixels.
-        bits_per_pixel: by the tokenizer's `rate`, positions of padding included.
+        bits_per_pixel: the tokenizer's `code_bits` for every code, padding included.
         codebooks: usage, perplexity and entropy of each level, by name.
     """
 
@@ -44,7 +42,7 @@ def evaluate_images(
     """Encode and decode every image through its codes, as a reader of stored codes would.
 
     Args:
-        model: an image tokenizer, whose `rate` is in bits per pixel.
+        model: an image tokenizer.
         images: uint8 [N, 3, H, W], N >= world_size; each process takes every world_size-th.
 
     Returns:
@@ -64,9 +62,8 @@ def evaluate_images(
         window.add(codes)
         theirs = batch.to(device)
         error = mse(ours, theirs)
-        psnr = psnr_of_mse(error.clamp(min=LOWEST_MSE))
-        bits = model.rate.bits * model.hop**2 * codes[:, 0].numel()
-        totals = [len(batch), psnr.sum(), ssim(ours, theirs).sum(), error.sum(), bits]
+        bits = sum(model.code_bits) * codes[:, 0].numel()
+        totals = [len(batch), capped_psnr(error).sum(), ssim(ours, theirs).sum(), error.sum(), bits]
         sums += torch.stack([torch.as_tensor(x, dtype=sums.dtype, device=device) for x in totals])
     model.train(was_training)
     if world_size > 1:

@@ -1,39 +1,55 @@
 """Images for training and evaluation: read once, cropped on the fly, the same crops every time.
 
+Pictures are read as `vqtok tokenize` reads them: the same files of a folder, the same pixels.
+
 Sample number `i` of a run is a pure function of (seed, i): which image, which crop, flipped or
 not. An interrupted run that continues at sample `i` therefore sees what it would have seen.
 
 Shapes: images are uint8 [3, H, W]; batches float32 [B, 3, crop, crop] in [-1, 1].
 """
 
-import io
 import logging
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from vqtok.errors import ConfigError, InputError
+from vqtok.metrics.image import centre_square
+from vqtok.models.images import read_image
 
 logger = logging.getLogger(__name__)
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
+# those of vqtok.data.sources, which this floor cannot see; a test holds the two together
+IMAGE_SUFFIXES = frozenset(
+    f".{suffix}"
+    for suffix in (
+        *("png", "jpg", "jpeg", "jpe", "jfif", "webp", "bmp", "dib", "gif", "tif", "tiff"),
+        *("ppm", "pgm", "pbm", "pnm", "tga", "jp2", "avif", "heic", "heif"),
+    )
+)
 _CROP_STREAM, _ORDER_STREAM = 0, 1  # keeps the two uses of one seed apart
+
+Encoded = Path | dict[str, Any]  # a file, or its bytes and what to call it
 
 
 class ImageStore(Sequence):
     """The images of a folder or of parquet files, decoded once while memory lasts.
 
     Args:
-        source: a folder (images and parquet files, searched in the order of their names), a
-            parquet file, or an image file.
+        source: a folder (images and parquet files, searched in the order of their names, hidden
+            ones left out), a parquet file, or an image file.
         column: the parquet column, a struct with `bytes` and `path`, or plain bytes.
         limit: keep the first images only.
         memory_mb: pixels beyond this much stay encoded and are decoded at every access.
+        read: a path, or a dict with "bytes" and "path", to uint8 [H, W, 3]; see
+            `vqtok.models.images.read_image`.
 
     Raises:
         ConfigError: the source does not exist or holds no image.
@@ -46,16 +62,18 @@ class ImageStore(Sequence):
         column: str = "image",
         limit: int | None = None,
         memory_mb: int = 4096,
+        read: Callable[[Any], np.ndarray] = read_image,
     ):
-        self._items: list[np.ndarray | tuple[str, bytes | Path]] = []
+        self._read = read
+        self._items: list[np.ndarray | Encoded] = []
         budget = memory_mb * 2**20
-        for name, data in _find_images(Path(source), column):
+        for item in _find_images(Path(source), column):
             if limit is not None and len(self._items) >= limit:
                 break
             if budget <= 0:
-                self._items.append((name, data))
+                self._items.append(item)
                 continue
-            pixels = _decode(name, data)
+            pixels = read(item)
             budget -= pixels.nbytes
             self._items.append(pixels)
         if not self._items:
@@ -63,7 +81,7 @@ class ImageStore(Sequence):
                 f"training wants images in {source}, but found none: give a folder of "
                 f"{', '.join(sorted(IMAGE_SUFFIXES))} files or parquet with column {column!r}."
             )
-        encoded = sum(isinstance(item, tuple) for item in self._items)
+        encoded = sum(not isinstance(item, np.ndarray) for item in self._items)
         logger.info("%d images from %s, %d of them kept encoded", len(self), source, encoded)
 
     def __len__(self) -> int:
@@ -72,7 +90,7 @@ class ImageStore(Sequence):
     def __getitem__(self, index: int) -> Tensor:
         """uint8 [3, H, W], a channels-last view."""
         item = self._items[index]
-        pixels = _decode(*item) if isinstance(item, tuple) else item
+        pixels = item if isinstance(item, np.ndarray) else self._read(item)
         return torch.from_numpy(pixels).permute(2, 0, 1)
 
 
@@ -152,16 +170,12 @@ def resize_square(image: Tensor, side: int) -> Tensor:
 
 
 def centre_squares(store: Sequence[Tensor], size: int) -> Tensor:
-    """uint8 [N, 3, size, size]: each image's centre square, resized by Pillow's bicubic filter."""
+    """uint8 [N, 3, size, size]: the `centre_square` of each image."""
     squares = torch.empty(len(store), 3, size, size, dtype=torch.uint8)
     for index in range(len(store)):
         image = Image.fromarray(store[index].permute(1, 2, 0).contiguous().numpy())
-        side = min(image.size)
-        left, top = (image.width - side) // 2, (image.height - side) // 2
-        image = image.crop((left, top, left + side, top + side))
-        if side != size:
-            image = image.resize((size, size), Image.Resampling.BICUBIC)
-        squares[index] = torch.from_numpy(np.array(image)).permute(2, 0, 1)
+        square = np.array(centre_square(image, size))
+        squares[index] = torch.from_numpy(square).permute(2, 0, 1)
     return squares
 
 
@@ -175,19 +189,28 @@ def collate_crops(crops: list[Tensor]) -> dict[str, Tensor]:
     return {"pixel_values": to_pixel_values(torch.stack(crops).contiguous())}
 
 
-def _find_images(source: Path, column: str):
-    """(name, bytes or path) of each image, in the order of the names."""
+def _find_images(source: Path, column: str) -> Iterator[Encoded]:
+    """Every image, in the order of the names."""
     if not source.exists():
         raise ConfigError(f"the image source {source} does not exist.")
-    files = sorted(p for p in source.rglob("*") if p.is_file()) if source.is_dir() else [source]
-    for file in files:
+    for file in sorted(_walk(source)):
         if file.suffix.lower() in IMAGE_SUFFIXES:
-            yield str(file), file
+            yield file
         elif file.suffix.lower() == ".parquet":
             yield from _parquet_images(file, column)
 
 
-def _parquet_images(file: Path, column: str):
+def _walk(path: Path, above: tuple[str, ...] = ()) -> Iterator[Path]:
+    """The file, or those of a folder; links followed, back to a folder above not; none hidden."""
+    if not path.is_dir():
+        yield from [path] if path.is_file() and not path.name.startswith(".") else []
+    elif (real := os.path.realpath(path)) not in above:
+        for entry in path.iterdir():
+            if not entry.name.startswith("."):
+                yield from _walk(entry, (*above, real))
+
+
+def _parquet_images(file: Path, column: str) -> Iterator[Encoded]:
     import pyarrow.parquet as pq
 
     parquet = pq.ParquetFile(file)
@@ -209,13 +232,4 @@ def _parquet_images(file: Path, column: str):
                 data = value
             if not isinstance(data, bytes | Path):
                 raise InputError(f"{name} holds neither image bytes nor a path.", "empty")
-            yield name, data
-
-
-def _decode(name: str, data: bytes | Path) -> np.ndarray:
-    """RGB uint8 [H, W, 3], upright."""
-    try:
-        with Image.open(io.BytesIO(data) if isinstance(data, bytes) else data) as image:
-            return np.array(ImageOps.exif_transpose(image).convert("RGB"))
-    except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
-        raise InputError(f"{name} is not a readable image: {error}. Remove or mend it.") from error
+            yield data if isinstance(data, Path) else {"bytes": data, "path": name}

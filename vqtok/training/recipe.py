@@ -206,15 +206,21 @@ def _apply_override(tree: dict[str, Any], override: str) -> None:
     tree[names[-1]] = value
 
 
+def refuse_unknown(keys: Iterable[Any], known: Iterable[str], where: str) -> None:
+    """A ConfigError for the first key of the section `where` that is not a known one."""
+    known = sorted(known)
+    for key in keys:
+        if key not in known:
+            near = difflib.get_close_matches(str(key), known, 1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known are {known}."
+            raise ConfigError(f"{where + '.' if where else ''}{key} is not a recipe key: {hint}")
+
+
 def _build(cls: type, tree: Any, where: str):
     if not isinstance(tree, Mapping):
         raise ConfigError(f"{where} should be a mapping; got {tree!r}.")
     hints = typing.get_type_hints(cls)
-    for key in tree:
-        if key not in hints:
-            near = difflib.get_close_matches(str(key), hints, 1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known are {sorted(hints)}."
-            raise ConfigError(f"{where + '.' if where else ''}{key} is not a recipe key: {hint}")
+    refuse_unknown(tree, hints, where)
     missing = [
         f.name
         for f in dataclasses.fields(cls)

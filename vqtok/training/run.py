@@ -1,30 +1,34 @@
 """A recipe carried out: build the parts, train or resume, evaluate, save the tokenizer."""
 
-import importlib
+import dataclasses
+import functools
 import json
 import logging
 import os
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import yaml
-from torch import nn
-from transformers import TrainingArguments, set_seed
+from huggingface_hub.errors import StrictDataclassError
+from transformers import PreTrainedConfig, TrainingArguments, set_seed
 
 from vqtok.errors import ConfigError
+from vqtok.metrics.image import to_uint8
+from vqtok.models.auto import AutoVQTokenizer
+from vqtok.models.base import VQTokenizerModel
+from vqtok.models.fingerprint import SHARED_FIELDS
+from vqtok.models.registration import FAMILIES, Family
 from vqtok.training.checkpoints import last_complete_checkpoint
 from vqtok.training.image_data import ImageStore, RandomCrops, centre_squares
 from vqtok.training.losses import build_losses
-from vqtok.training.recipe import Recipe
+from vqtok.training.recipe import ModelSection, Recipe, refuse_unknown
 from vqtok.training.trainer import VQTrainer
 
 logger = logging.getLogger(__name__)
 
 RECIPE_FILE, REPORT_FILE, TOKENIZER_FOLDER = "recipe.yaml", "evaluation.json", "tokenizer"
-# model.type, a folder of vqtok.models, to its configuration and model classes
-MODELS = {"vim_vq": ("VimVQConfig", "VimVQModel")}
 SCHEDULES = {
     "cosine": "cosine_with_min_lr",
     "linear": "linear",
@@ -32,7 +36,7 @@ SCHEDULES = {
 }
 
 
-@dataclass
+@dataclasses.dataclass
 class RunResult:
     """What `run_recipe` hands back.
 
@@ -55,7 +59,9 @@ def run_recipe(recipe: Recipe) -> RunResult:
 
     Raises:
         ConfigError: the output folder has a run and `resume` is off, or it has a run of another
-            model.
+            model; a value of the recipe that cannot be.
+        LoadError: model.from_pretrained names no tokenizer.
+        InputError: an image cannot be read; the message names it.
     """
     output = Path(recipe.output)
     checkpoint = last_complete_checkpoint(output) if output.is_dir() else None
@@ -72,9 +78,12 @@ def run_recipe(recipe: Recipe) -> RunResult:
     if recipe.training.threads is not None:
         torch.set_num_threads(recipe.training.threads)
     arguments = training_arguments(recipe)
-    _keep_recipe(recipe, output, is_main=arguments.process_index == 0)
-
+    _check_same_run(recipe, output)
     trainer = build_trainer(recipe, arguments)
+    if arguments.process_index == 0:
+        # not before the parts are built: a recipe that cannot be is nothing to go on from
+        output.mkdir(parents=True, exist_ok=True)
+        _write(output / RECIPE_FILE, yaml.safe_dump(recipe.as_dict(), sort_keys=False))
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
 
     step = trainer.state.global_step
@@ -99,7 +108,8 @@ def build_trainer(recipe: Recipe, arguments: TrainingArguments) -> VQTrainer:
     model = build_model(recipe)
     losses = build_losses(recipe.losses)
     training, data, evaluation = recipe.training, recipe.data, recipe.evaluation
-    store = ImageStore(data.source, data.column, data.limit, data.memory_mb)
+    read = functools.partial(read_pixels, model)
+    store = ImageStore(data.source, data.column, data.limit, data.memory_mb, read)
     samples = training.steps * training.batch_size * training.accumulation * arguments.world_size
     crops = RandomCrops(
         store, samples, data.crop, training.seed, (data.scale[0], data.scale[1]), data.flip
@@ -107,7 +117,7 @@ def build_trainer(recipe: Recipe, arguments: TrainingArguments) -> VQTrainer:
     eval_images = None
     if evaluation.source is not None:
         # encoded until it is their turn: only the small squares stay
-        originals = ImageStore(evaluation.source, evaluation.column, evaluation.limit, 0)
+        originals = ImageStore(evaluation.source, evaluation.column, evaluation.limit, 0, read)
         eval_images = centre_squares(originals, evaluation.size)
     init_batches = training.init_batches
     if init_batches is None:
@@ -123,19 +133,50 @@ def build_trainer(recipe: Recipe, arguments: TrainingArguments) -> VQTrainer:
     )
 
 
-def build_model(recipe: Recipe) -> nn.Module:
+def build_model(recipe: Recipe) -> VQTokenizerModel:
+    """A fresh model of a preset, or the tokenizer that the recipe goes on from; on the CPU.
+
+    Raises:
+        ConfigError: a type, preset or override that cannot be, or a tokenizer of another type.
+        LoadError: `from_pretrained` names no tokenizer.
+    """
     section = recipe.model
-    if section.type not in MODELS:
-        raise ConfigError(f"model.type is one of {sorted(MODELS)}; got {section.type!r}.")
-    config_name, model_name = MODELS[section.type]
-    folder = f"vqtok.models.{section.type}"
-    modeling = importlib.import_module(f"{folder}.modeling_{section.type}")
-    model_class = getattr(modeling, model_name)
-    if section.from_pretrained is not None:
-        return model_class.from_pretrained(section.from_pretrained)
-    configuration = importlib.import_module(f"{folder}.configuration_{section.type}")
-    config = getattr(configuration, config_name).preset(section.preset, **section.overrides)
-    return model_class(config)
+    families = image_families()
+    if section.type not in families:
+        raise ConfigError(f"model.type is one of {sorted(families)}; got {section.type!r}.")
+    family = families[section.type]
+    if section.from_pretrained is None:
+        return family.model_class(build_config(family, section))
+    model = AutoVQTokenizer.from_pretrained(section.from_pretrained, device="cpu")
+    if not isinstance(model, family.model_class):
+        raise ConfigError(
+            f"model.from_pretrained holds a {type(model).__name__}, but model.type asks for a "
+            f"{family.model}: only a tokenizer of that type can be trained on."
+        )
+    return model
+
+
+def image_families() -> dict[str, Family]:
+    """What can be trained on images, by model.type."""
+    return {family.folder: family for family in FAMILIES.values() if family.image_processor}
+
+
+def build_config(family: Family, section: ModelSection) -> PreTrainedConfig:
+    """The preset with its overrides; a name that the configuration lacks is refused."""
+    config_class = family.config_class
+    # transformers keeps unknown names, and writes them where no one can load them
+    known = {field.name for field in dataclasses.fields(config_class)} - SHARED_FIELDS
+    refuse_unknown(section.overrides, known, "model.overrides")
+    try:
+        return config_class.preset(section.preset, **section.overrides)
+    except StrictDataclassError as error:
+        raise ConfigError(f"model.overrides cannot be: {error.__cause__ or error}") from error
+
+
+def read_pixels(model: VQTokenizerModel, item: Any) -> np.ndarray:
+    """A picture as the model's own processor reads it, to uint8 [H, W, 3]."""
+    pixels, _ = model.processor.read(item)
+    return np.ascontiguousarray(to_uint8(pixels).permute(1, 2, 0).numpy())
 
 
 def training_arguments(recipe: Recipe) -> TrainingArguments:
@@ -178,24 +219,21 @@ def training_arguments(recipe: Recipe) -> TrainingArguments:
     )
 
 
-def _keep_recipe(recipe: Recipe, output: Path, is_main: bool) -> None:
-    """Write the recipe beside the run; refuse to continue a run of another model or loss."""
+def _check_same_run(recipe: Recipe, output: Path) -> None:
+    """Refuses to continue a run of another model or loss; warns of other changes."""
     path = output / RECIPE_FILE
-    now = recipe.as_dict()
-    if path.exists():
-        before = yaml.safe_load(path.read_text(encoding="utf-8"))
-        for section in ("model", "losses"):
-            if before[section] != now[section]:
-                raise ConfigError(
-                    f"{output} is a run with {section} {before[section]}, but the recipe has "
-                    f"{now[section]}: resume with the same, or choose another output."
-                )
-        changed = [k for k in ("data", "training", "evaluation") if before[k] != now[k]]
-        if changed:
-            logger.warning("the recipe's %s changed since the run began", ", ".join(changed))
-    if is_main:
-        output.mkdir(parents=True, exist_ok=True)
-        _write(path, yaml.safe_dump(now, sort_keys=False))
+    if not path.exists():
+        return
+    before, now = yaml.safe_load(path.read_text(encoding="utf-8")), recipe.as_dict()
+    for section in ("model", "losses"):
+        if before[section] != now[section]:
+            raise ConfigError(
+                f"{output} is a run with {section} {before[section]}, but the recipe has "
+                f"{now[section]}: resume with the same, or choose another output."
+            )
+    changed = [k for k in ("data", "training", "evaluation") if before[k] != now[k]]
+    if changed:
+        logger.warning("the recipe's %s changed since the run began", ", ".join(changed))
 
 
 def _write(path: Path, text: str) -> None:
