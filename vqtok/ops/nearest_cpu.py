@@ -11,6 +11,7 @@ processor time (2 N K D over time; torch 2.11, faiss 1.15); "whole" is the refer
 
 Two free cores gave faiss 167 (D=8), 117 (32), 147 (64) and 195 (256). At 16 to 256 rows, D=8,
 K=16,384, faiss takes 0.3 to 1.0 ms, tiles 1.1 to 2.0, whole 0.7 to 8.2.
+Measure again: benchmarks/nearest_code.py.
 """
 
 import functools
