@@ -23,6 +23,8 @@ __version__ = "0.1.0"
 # public name -> module that defines it
 _NAMES = {
     "AutoVQTokenizer": "vqtok.models.auto",
+    "EmbeddingVQConfig": "vqtok.models.embedding_vq.configuration_embedding_vq",
+    "EmbeddingVQModel": "vqtok.models.embedding_vq.modeling_embedding_vq",
     "Fingerprint": "vqtok.models.fingerprint",
     "Rate": "vqtok.models.outputs",
     "VQTokenizerModel": "vqtok.models.base",

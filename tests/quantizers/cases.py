@@ -19,6 +19,10 @@ CASES: dict[str, dict] = {
     "residual-gradient": {
         "kind": "residual", "codebook_size": 16, "num_codebooks": 3, "learning": "gradient",
     },
+    "product": {"kind": "product", "codebook_size": 16, "num_codebooks": 4},
+    "product-gradient": {
+        "kind": "product", "codebook_size": 16, "num_codebooks": 2, "learning": "gradient",
+    },
     "fsq": {"kind": "fsq", "levels": [8, 5, 5]},
     "fsq-even-odd": {"kind": "fsq", "levels": [3, 4, 5, 6, 3, 4, 3, 3]},
     "spatial": {"kind": "spatial", "codebook_size": 64, "num_regions": 2},

@@ -78,7 +78,9 @@ def test_another_width_is_mapped_in_and_out():
     assert quantizer.project_out.weight.grad.abs().sum() > 0
 
 
-@pytest.mark.parametrize("levels", [[], [2, 3], [5, 0], [2**16, 2**16]])
+@pytest.mark.parametrize(
+    "levels", [[], 3, None, "855", [2, 3], [5, 0], [8.5, 3], [8.0, 3], [True, 5], [2**16, 2**16]]
+)
 def test_levels_that_make_no_grid_are_refused(levels):
     with pytest.raises(ConfigError, match="levels"):
         FiniteScalarQuantizer(levels)
@@ -88,3 +90,10 @@ def test_a_codebook_size_must_fit_the_levels():
     assert FiniteScalarQuantizer([8, 5, 5], codebook_size=200).codebook_size == 200
     with pytest.raises(ConfigError, match="200 codes"):
         FiniteScalarQuantizer([8, 5, 5], codebook_size=256)
+
+
+def test_two_levels_are_refused_as_vector_quantize_pytorch_refuses_them():
+    with pytest.raises(AssertionError, match="levels == 2"):
+        FSQ([2, 5])
+    with pytest.raises(ConfigError, match="Use 3 or 4"):
+        FiniteScalarQuantizer([2, 5])

@@ -56,3 +56,36 @@ def test_an_unknown_kind_is_refused_with_the_known_ones():
 def test_an_argument_that_does_not_fit_is_named(arguments, named):
     with pytest.raises(ConfigError, match=named):
         build_quantizer(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "value"),
+    [
+        ("vq", "codebook_size", "a"),
+        ("vq", "codebook_size", 1),
+        ("vq", "codebook_size", 64.0),
+        ("vq", "codebook_size", True),
+        ("vq", "dim", 8.0),
+        ("vq", "codebook_dim", "4"),
+        ("vq", "decay", "0.9"),
+        ("vq", "revive_below", None),
+        ("vq", "commitment_weight", "much"),
+        ("residual", "num_codebooks", 2.0),
+        ("residual", "level_dropout", "half"),
+        ("product", "num_codebooks", "2"),
+        ("spatial", "num_regions", 2.0),
+        ("spatial", "num_regions", 0),
+        ("fsq", "dim", 3.0),
+        ("fsq", "codebook_size", 125.0),
+        ("fsq", "levels", 3),
+        ("fsq", "levels", [8.5, 3]),
+    ],
+)
+def test_a_value_of_another_type_is_refused_and_named(kind, name, value):
+    arguments = {"kind": kind, "dim": 8}
+    arguments |= {"levels": [5, 5, 5]} if kind == "fsq" else {"codebook_size": 64}
+    arguments |= {"num_codebooks": 2} if kind in ("residual", "product") else {}
+
+    build_quantizer(**arguments)
+    with pytest.raises(ConfigError, match=name):
+        build_quantizer(**arguments | {name: value})

@@ -33,6 +33,7 @@ class Family:
 
 FAMILIES = {
     "vqtok_vim_vq": Family("vim_vq", "VimVQConfig", "VimVQModel", "VimVQImageProcessor"),
+    "vqtok_embedding_vq": Family("embedding_vq", "EmbeddingVQConfig", "EmbeddingVQModel"),
 }
 
 

@@ -3,6 +3,7 @@
 from vqtok.quantizers.base import Quantizer, QuantizerOutput
 from vqtok.quantizers.codebook import Codebook
 from vqtok.quantizers.fsq import FiniteScalarQuantizer
+from vqtok.quantizers.product import ProductQuantizer
 from vqtok.quantizers.registry import QUANTIZERS, build_quantizer
 from vqtok.quantizers.residual import ResidualQuantizer
 from vqtok.quantizers.spatial import SpatialQuantizer
@@ -12,6 +13,7 @@ __all__ = [
     "QUANTIZERS",
     "Codebook",
     "FiniteScalarQuantizer",
+    "ProductQuantizer",
     "Quantizer",
     "QuantizerOutput",
     "ResidualQuantizer",

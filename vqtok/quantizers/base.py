@@ -5,6 +5,8 @@ D latent width, Q codebooks per position, K codes in a codebook.
 
 import math
 from dataclasses import dataclass, field
+from numbers import Integral, Real
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -40,13 +42,10 @@ class Quantizer(Float32Module):
 
     def __init__(self, dim: int, codebook_sizes: tuple[int, ...]):
         super().__init__()
-        if dim < 1 or not codebook_sizes or min(codebook_sizes) < 2:
-            raise ConfigError(
-                "a quantizer wants dim >= 1 and at least one codebook of 2 codes or more; "
-                f"got dim={dim}, codebook_sizes={tuple(codebook_sizes)}."
-            )
-        self.dim = dim
-        self.codebook_sizes = tuple(codebook_sizes)
+        if not codebook_sizes:
+            raise ConfigError("a quantizer wants at least one codebook; got codebook_sizes=().")
+        self.dim = whole_number("dim", dim, 1)
+        self.codebook_sizes = tuple(whole_number("codebook_size", k, 2) for k in codebook_sizes)
 
     @property
     def num_codebooks(self) -> int:
@@ -77,6 +76,9 @@ class Quantizer(Float32Module):
 
     def initialize(self, latents: Tensor, mask: Tensor | None = None) -> None:
         """Start the codes on real latents (k-means); the first training `forward` calls it."""
+
+    def fit(self, latents: Tensor, rounds: int = 8) -> None:
+        """Learn the codes from all the latents [..., D] at once, without a gradient."""
 
     def upkeep(self) -> None:
         """Apply the statistics gathered since the last call (EMA, revival)."""
@@ -136,3 +138,15 @@ class Quantizer(Float32Module):
                 f"num_codebooks must be 1 to {self.num_codebooks} here; got {num_codebooks}."
             )
         return num_codebooks
+
+
+def whole_number(name: str, value: Any, least: int) -> int:
+    """An argument that must be an int of at least `least`; a config file may hold anything."""
+    if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
+        raise ConfigError(f"{name} must be a whole number, {least} or more; got {value!r}.")
+    return int(value)
+
+
+def is_number(value: Any) -> bool:
+    """Whether an argument can be compared with a range at all."""
+    return isinstance(value, Real) and not isinstance(value, bool)

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from vqtok.errors import ConfigError, ShapeError
 from vqtok.ops.nearest import nearest_code
+from vqtok.quantizers.base import is_number, whole_number
 from vqtok.quantizers.kmeans import MAX_VECTORS_PER_CENTER, cluster_sums, kmeans
 from vqtok.quantizers.precision import Float32Module
 from vqtok.quantizers.revival import REVIVALS, thinned
@@ -193,12 +194,44 @@ class Codebook(Float32Module):
         if is_first_rank():
             self.codes.copy_(kmeans(rows, self.codebook_size, unit_norm=self.unit_norm))
         copy_from_first_rank([self.codes.data])
+        self._forget_statistics()
+        self.initialized.fill_(1)
+        return True
+
+    @torch.no_grad()
+    def move(self, errors: Tensor, codes: Tensor) -> Tensor:
+        """Moves every code by the mean error of its vectors: the least squared error there is.
+
+        Codes without a vector go where the errors of the first rank are largest, and statistics
+        start anew. All ranks must call it.
+
+        Args:
+            errors: [N, D] float32, vectors less what stands for them now; N >= 1.
+            codes: [N] int64, the code of each vector.
+
+        Returns:
+            [K, D], how far each code went; 0 for those without a vector.
+        """
+        if self.is_frozen:
+            raise ConfigError("this codebook is frozen: its codes cannot be moved.")
+        before = self.table()
+        counts, sums = cluster_sums(errors, codes, self.codebook_size)
+        sum_over_ranks([counts, sums])
+        after = self.prepare(before + sums / counts.clamp(min=1)[:, None])
+        empty = (counts == 0).nonzero().squeeze(1)[: errors.shape[0]]
+        worst = errors.square().sum(1).topk(empty.shape[0]).indices
+        moves = torch.where(counts[:, None] > 0, after - before, 0)
+        after[empty] = self.prepare(before[codes[worst]] + errors[worst])
+        self.codes.copy_(after)
+        copy_from_first_rank([self.codes.data])
+        self._forget_statistics()
+        return moves
+
+    def _forget_statistics(self) -> None:
         self.code_counts.fill_(1)
         if self.learning == "ema":
             self.code_sums.copy_(self.codes)
-        self.initialized.fill_(1)
         self._drop_gathered()
-        return True
 
     # Upkeep
 
@@ -296,18 +329,15 @@ class Codebook(Float32Module):
 def _check(
     codebook_size: int, dim: int, learning: str, decay: float, revive_below: float, revive_by: str
 ) -> None:
-    if codebook_size < 2 or dim < 1:
-        raise ConfigError(
-            "a codebook wants at least 2 codes of width 1 or more; "
-            f"got codebook_size={codebook_size}, dim={dim}."
-        )
+    whole_number("codebook_size", codebook_size, 2)
+    whole_number("dim", dim, 1)
     if learning not in LEARNING:
         raise ConfigError(f"learning must be one of {LEARNING}; got {learning!r}.")
-    if not 0 <= decay < 1:
-        raise ConfigError(f"decay must be in [0, 1); got {decay}.")
-    if not 0 <= revive_below < 1:
+    if not is_number(decay) or not 0 <= decay < 1:
+        raise ConfigError(f"decay must be a number in [0, 1); got {decay!r}.")
+    if not is_number(revive_below) or not 0 <= revive_below < 1:
         raise ConfigError(
-            f"revive_below is a share of uniform use, in [0, 1); got {revive_below}. "
+            f"revive_below is a share of uniform use, in [0, 1); got {revive_below!r}. "
             "0.1 is usual, 0 switches revival off."
         )
     if revive_by not in REVIVALS:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from vqtok.errors import ConfigError
 from vqtok.ops.gradients import straight_through
-from vqtok.quantizers.base import Quantizer, QuantizerOutput
+from vqtok.quantizers.base import Quantizer, QuantizerOutput, whole_number
 from vqtok.quantizers.precision import float32_linear, float32_math
 
 # the outermost levels lie this far inside the range of tanh, or they would never be reached
@@ -34,16 +34,11 @@ class FiniteScalarQuantizer(Quantizer):
     def __init__(
         self, levels: Sequence[int], dim: int | None = None, codebook_size: int | None = None
     ):
-        counts = tuple(int(count) for count in levels)
-        if not counts or min(counts) < 3:
-            raise ConfigError(
-                "fsq wants `levels` of 3 or more values each, for example [8, 5, 5, 5]; "
-                f"got {list(levels)}."
-            )
+        counts = _checked(levels)
         size = math.prod(counts)
         if size >= 2**31:
             raise ConfigError(f"fsq levels {list(counts)} make {size} codes; the limit is 2**31.")
-        if codebook_size not in (None, size):
+        if codebook_size is not None and whole_number("codebook_size", codebook_size, 2) != size:
             raise ConfigError(
                 f"fsq levels {list(counts)} make {size} codes, not codebook_size={codebook_size}: "
                 "leave codebook_size out or change the levels."
@@ -115,3 +110,18 @@ class FiniteScalarQuantizer(Quantizer):
     def _half_widths(self, like: Tensor) -> Tensor:
         halves = [float(count // 2) for count in self.level_counts]
         return torch.tensor(halves, dtype=torch.float32, device=like.device)
+
+
+def _checked(levels: Sequence[int]) -> tuple[int, ...]:
+    if not isinstance(levels, Sequence) or not levels:
+        raise ConfigError(
+            f"fsq wants `levels`, a list of counts such as [8, 5, 5, 5]; got {levels!r}."
+        )
+    counts = tuple(whole_number("every count of fsq `levels`", count, 2) for count in levels)
+    if 2 in counts:
+        # vector-quantize-pytorch refuses it for the same formula
+        raise ConfigError(
+            "fsq `levels` must be 3 or more each: two levels would part at -3.8, where hardly a "
+            f"latent comes and tanh has no slope to learn by; got {list(counts)}. Use 3 or 4."
+        )
+    return counts

@@ -7,6 +7,8 @@ Source: Lloyd 1982; seeds drawn by squared distance in growing batches after Bah
 arXiv 1203.6402 (k-means||), because a uniform draw misses small clusters.
 """
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -22,7 +24,7 @@ TIE_NOISE = 1e-2
 def kmeans(
     vectors: Tensor, num_centers: int, iterations: int = 10, unit_norm: bool = False
 ) -> Tensor:
-    """Lloyd's k-means; clusters left without a vector are drawn anew.
+    """Lloyd's k-means; centers that hardly matter go to halve the largest clusters.
 
     Args:
         vectors: [N, D] float32, N >= 1. With N < K the vectors repeat with a little noise.
@@ -52,12 +54,31 @@ def cluster_sums(vectors: Tensor, codes: Tensor, num_codes: int) -> tuple[Tensor
 def _lloyd_step(vectors: Tensor, centers: Tensor) -> Tensor:
     codes = nearest_code(vectors, centers)
     counts, sums = cluster_sums(vectors, codes, centers.shape[0])
-    moved = sums / counts.clamp(min=1)[:, None]
-    empty = counts == 0
-    num_empty = int(empty.sum())
-    if num_empty:
-        moved[empty] = vectors[_draw(_cost(vectors, centers[codes]), num_empty)]
+    moved = torch.where(counts[:, None] > 0, sums / counts.clamp(min=1)[:, None], centers)
+    costs = torch.zeros_like(counts).index_add_(0, codes, _cost(vectors, moved[codes]))
+    weak, parents = _swaps(moved, counts, costs)
+    if len(weak):
+        moved[weak] = moved[parents] + jitter(moved, len(weak))
     return moved
+
+
+def _swaps(centers: Tensor, counts: Tensor, costs: Tensor) -> tuple[Tensor, Tensor]:
+    """Centers that serve better as the second half of a large cluster: both int64 [n].
+
+    In many dimensions the mean of a large cluster is nearer to everything than any single vector
+    is, so centers that start alone stay alone (seen: 118 of 128 on the residual of noise). Without
+    a center its vectors pay the way to the next one; a cluster cut in two by a random plane gains
+    2 / pi of its mean variance per dimension.
+    """
+    between = torch.cdist(centers, centers)
+    between.fill_diagonal_(torch.inf)
+    losses = torch.where(counts > 0, counts * between.amin(1).square(), 0)
+    gains = costs * (2 / math.pi / centers.shape[1])
+    limit = centers.shape[0] // 2  # nobody is on both lists
+    weakest = losses.topk(limit, largest=False)
+    largest = gains.topk(limit)
+    pays = weakest.values < largest.values
+    return weakest.indices[pays], largest.indices[pays]
 
 
 def _seeds(vectors: Tensor, num_centers: int) -> Tensor:

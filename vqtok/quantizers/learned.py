@@ -7,7 +7,7 @@ from torch import Tensor
 
 from vqtok.errors import ConfigError
 from vqtok.ops.gradients import rotation_trick, straight_through
-from vqtok.quantizers.base import Quantizer
+from vqtok.quantizers.base import Quantizer, is_number
 from vqtok.quantizers.codebook import Codebook
 from vqtok.quantizers.precision import float32_math
 
@@ -17,7 +17,7 @@ Begin = Callable[[Codebook, Tensor], None]
 
 
 class LearnedQuantizer(Quantizer):
-    """A quantizer whose codebooks learn. A subclass also writes `_start`.
+    """A quantizer whose codebooks learn. A subclass also writes `_start` and `_refit`.
 
     Args:
         dim: D, width of the latents.
@@ -36,8 +36,8 @@ class LearnedQuantizer(Quantizer):
         super().__init__(dim, codebook_sizes)
         if gradient not in GRADIENTS:
             raise ConfigError(f"gradient must be one of {sorted(GRADIENTS)}; got {gradient!r}.")
-        if not commitment_weight >= 0:
-            raise ConfigError(f"commitment_weight must be 0 or more; got {commitment_weight}.")
+        if not is_number(commitment_weight) or not commitment_weight >= 0:
+            raise ConfigError(f"commitment_weight must be 0 or more; got {commitment_weight!r}.")
         self.commitment_weight, self.gradient = commitment_weight, gradient
         self.deferred_upkeep = False
 
@@ -48,6 +48,30 @@ class LearnedQuantizer(Quantizer):
         self.check_latents(latents)
         self.check_mask(latents, mask)
         self._begin(latents, mask, Codebook.initialize)
+
+    @torch.no_grad()
+    def fit(self, latents: Tensor, rounds: int = 8) -> None:
+        """Learns the codebooks from latents alone, without a gradient.
+
+        After a start by k-means come rounds in which the latents choose their codes anew and every
+        code moves to the least squared error: Lloyd's iteration, and where codes add up, the
+        alternation of additive quantization (Babenko and Lempitsky 2014, section 3.3).
+
+        Args:
+            latents: [..., D] float, all of them at once.
+            rounds: more of them lower the error ever less.
+
+        Raises:
+            ConfigError: a codebook is frozen, or `rounds` is negative.
+        """
+        if rounds < 0:
+            raise ConfigError(f"rounds must be 0 or more; got {rounds}.")
+        self.check_latents(latents)
+        with float32_math(latents):
+            latents = latents.detach().float()
+            self._start_fit(latents)
+            for _ in range(rounds):
+                self._refit(latents, self.encode(latents))
 
     def upkeep(self) -> None:
         for codebook in self.learned_codebooks():
@@ -63,6 +87,14 @@ class LearnedQuantizer(Quantizer):
     def _start(self, latents: Tensor, mask: Tensor | None, begin: Begin) -> None:
         """Calls `begin` for every codebook with the rows it will meet."""
         raise NotImplementedError(f"{type(self).__name__} must define _start.")
+
+    def _start_fit(self, latents: Tensor) -> None:
+        """The start of `fit`: latents [..., D] float32."""
+        self.initialize(latents)
+
+    def _refit(self, latents: Tensor, codes: Tensor) -> None:
+        """Moves the codebooks to fit float32 latents [..., D] and their codes [..., Q] best."""
+        raise NotImplementedError(f"{type(self).__name__} must define _refit.")
 
     def _begin(self, latents: Tensor, mask: Tensor | None, begin: Begin) -> None:
         with torch.no_grad(), float32_math(latents):

@@ -5,6 +5,7 @@ import inspect
 from vqtok.errors import ConfigError
 from vqtok.quantizers.base import Quantizer
 from vqtok.quantizers.fsq import FiniteScalarQuantizer
+from vqtok.quantizers.product import ProductQuantizer
 from vqtok.quantizers.residual import ResidualQuantizer
 from vqtok.quantizers.spatial import SpatialQuantizer
 from vqtok.quantizers.vq import VectorQuantizer
@@ -12,6 +13,7 @@ from vqtok.quantizers.vq import VectorQuantizer
 QUANTIZERS: dict[str, type[Quantizer]] = {
     "vq": VectorQuantizer,
     "residual": ResidualQuantizer,
+    "product": ProductQuantizer,
     "fsq": FiniteScalarQuantizer,
     "spatial": SpatialQuantizer,
 }

@@ -9,11 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from vqtok.errors import ConfigError
-from vqtok.ops.residual import residual_codes
-from vqtok.quantizers.base import QuantizerOutput
+from vqtok.ops.beam import beam_codes
+from vqtok.quantizers.base import QuantizerOutput, is_number, whole_number
 from vqtok.quantizers.codebook import FIRST_DRAW_SEED, Codebook
 from vqtok.quantizers.learned import Begin, LearnedQuantizer, valid_rows
 from vqtok.quantizers.precision import float32_math
+
+REFIT_SWEEPS = 2  # over the levels, for one choice of codes
 
 
 class ResidualQuantizer(LearnedQuantizer):
@@ -33,6 +35,12 @@ class ResidualQuantizer(LearnedQuantizer):
             many as a uniform draw from 1 to Q says. A sample is one entry of the first axis.
 
     Dropped levels add nothing to `quantized`, the losses and the statistics; `codes` are whole.
+
+    Attributes:
+        beam_size: how many partial codes `encode` keeps after each level; 1 is greedy, and may be
+            changed at any time (`vqtok.ops.beam`). More lowers the error at all levels together,
+            at the cost of that of the first levels alone. It is no matter of the codebooks, so it
+            is not among their arguments: a model has a field for it in its config.
     """
 
     def __init__(
@@ -48,10 +56,14 @@ class ResidualQuantizer(LearnedQuantizer):
         revive_by: str = "random",
         level_dropout: float = 0.0,
     ):
-        super().__init__(dim, (codebook_size,) * num_codebooks, commitment_weight, gradient)
-        if not 0 <= level_dropout <= 1:
-            raise ConfigError(f"level_dropout is a share of samples, 0 to 1; got {level_dropout}.")
+        sizes = (codebook_size,) * whole_number("num_codebooks", num_codebooks, 1)
+        super().__init__(dim, sizes, commitment_weight, gradient)
+        if not is_number(level_dropout) or not 0 <= level_dropout <= 1:
+            raise ConfigError(
+                f"level_dropout is a share of samples, 0 to 1; got {level_dropout!r}."
+            )
         self.level_dropout = level_dropout
+        self.beam_size = 1
         self.codebooks = nn.ModuleList(
             Codebook(
                 codebook_size,
@@ -69,9 +81,9 @@ class ResidualQuantizer(LearnedQuantizer):
         """[..., D] float to [..., q] int64 in [0, K), q = `num_codebooks` or all Q."""
         self.check_latents(latents)
         levels = self.active_codebooks(num_codebooks)
-        with torch.no_grad(), float32_math(latents):
-            tables = torch.stack([codebook.table() for codebook in self.codebooks[:levels]])
-            codes = residual_codes(latents.detach().float().reshape(-1, self.dim), tables)
+        # a beam looks ahead: the first codes depend on the levels after them
+        searched = levels if self.beam_size == 1 else self.num_codebooks
+        codes = self._search(latents.reshape(-1, self.dim), searched)[:, :levels]
         return codes.view(*latents.shape[:-1], levels)
 
     def decode(self, codes: Tensor) -> Tensor:
@@ -131,6 +143,30 @@ class ResidualQuantizer(LearnedQuantizer):
             level_codes = codes[..., level]
             level_codes = level_codes.flatten() if mask is None else level_codes[mask]
             codebook.gather(valid_rows(residuals[..., level, :], mask), level_codes)
+
+    @torch.no_grad()
+    def _search(self, rows: Tensor, levels: int) -> Tensor:
+        """Rows [N, D] to codes [N, levels] of the first levels."""
+        with float32_math(rows):
+            tables = torch.stack([codebook.table() for codebook in self.codebooks[:levels]])
+            return beam_codes(rows.float(), tables, self.beam_size)
+
+    def _start_fit(self, latents: Tensor) -> None:
+        """k-means level by level, each on what the levels before it leave after a refit."""
+        rows = errors = latents.flatten(0, -2)
+        for level, codebook in enumerate(self.codebooks, 1):
+            codebook.initialize(errors)
+            errors = self._refit(rows, self._search(rows, level))
+
+    def _refit(self, latents: Tensor, codes: Tensor) -> Tensor:
+        """Also returns the errors [N, D] that are left; codes may be of the first levels only."""
+        errors = (latents - self._lookup(codes).sum(-2)).flatten(0, -2)
+        columns = codes.flatten(0, -2).unbind(-1)
+        for _ in range(REFIT_SWEEPS):
+            for codebook, column in zip(self.codebooks, columns, strict=False):
+                # one level at a time: the next one sees what this one has gained
+                errors -= codebook.move(errors, column)[column]
+        return errors
 
     def _start(self, latents: Tensor, mask: Tensor | None, begin: Begin) -> None:
         rows = valid_rows(latents.float(), mask)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from vqtok.errors import ConfigError, ShapeError
-from vqtok.quantizers.base import QuantizerOutput
+from vqtok.quantizers.base import QuantizerOutput, whole_number
 from vqtok.quantizers.codebook import Codebook
 from vqtok.quantizers.learned import Begin, LearnedQuantizer, valid_rows
 from vqtok.quantizers.precision import float32_math
@@ -57,17 +57,18 @@ class SpatialQuantizer(LearnedQuantizer):
         revive_by: str = "random",
     ):
         super().__init__(dim, (codebook_size,), commitment_weight, gradient)
-        if num_regions < 1 or codebook_size % num_regions**2 or codebook_size < 2 * num_regions**2:
+        num_slices = whole_number("num_regions", num_regions, 1) ** 2
+        if codebook_size % num_slices or codebook_size < 2 * num_slices:
             raise ConfigError(
-                "spatial wants num_regions G >= 1 and a codebook_size that is a multiple of G * G, "
+                "spatial wants a codebook_size that is a multiple of G * G, G = num_regions, "
                 f"with 2 codes or more a region; got G={num_regions}, "
                 f"codebook_size={codebook_size}."
             )
         self.num_regions = num_regions
-        self.slice_size = codebook_size // num_regions**2
+        self.slice_size = codebook_size // num_slices
         self.codebooks = nn.ModuleList(
             Codebook(self.slice_size, dim, learning, decay, unit_norm, revive_below, revive_by)
-            for _ in range(num_regions**2)
+            for _ in range(num_slices)
         )
 
     @property
@@ -146,6 +147,12 @@ class SpatialQuantizer(LearnedQuantizer):
             places = codes[:, rows, columns] - region * self.slice_size
             places = places.flatten() if part is None else places[part]
             self.codebooks[region].gather(valid_rows(vectors[:, rows, columns], part), places)
+
+    def _refit(self, latents: Tensor, codes: Tensor) -> None:
+        errors = self.codebooks[0].prepare(latents) - self._lookup(codes[..., 0])
+        for region, rows, columns in self._regions(*codes.shape[1:3]):
+            places = codes[:, rows, columns, 0].flatten() - region * self.slice_size
+            self.codebooks[region].move(errors[:, rows, columns].flatten(0, -2), places)
 
     def _start(self, latents: Tensor, mask: Tensor | None, begin: Begin) -> None:
         vectors = self.codebooks[0].prepare(latents)

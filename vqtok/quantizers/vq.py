@@ -8,7 +8,7 @@ Shapes: latents [..., D], codes [..., 1].
 
 from torch import Tensor, nn
 
-from vqtok.quantizers.base import QuantizerOutput
+from vqtok.quantizers.base import QuantizerOutput, whole_number
 from vqtok.quantizers.codebook import Codebook
 from vqtok.quantizers.learned import Begin, LearnedQuantizer, valid_rows
 from vqtok.quantizers.precision import float32_linear, float32_math
@@ -45,7 +45,7 @@ class VectorQuantizer(LearnedQuantizer):
         revive_by: str = "random",
     ):
         super().__init__(dim, (codebook_size,), commitment_weight, gradient)
-        width = dim if codebook_dim is None else codebook_dim
+        width = dim if codebook_dim is None else whole_number("codebook_dim", codebook_dim, 1)
         self.codebook = Codebook(
             codebook_size, width, learning, decay, unit_norm, revive_below, revive_by
         )
@@ -83,6 +83,10 @@ class VectorQuantizer(LearnedQuantizer):
 
     def _project(self, latents: Tensor) -> Tensor:
         return self.codebook.prepare(self.project_in(latents.float()))
+
+    def _refit(self, latents: Tensor, codes: Tensor) -> None:
+        rows, row_codes = self._project(latents).flatten(0, -2), codes.flatten()
+        self.codebook.move(rows - self.codebook.lookup(row_codes), row_codes)
 
     def _start(self, latents: Tensor, mask: Tensor | None, begin: Begin) -> None:
         begin(self.codebook, valid_rows(self._project(latents), mask))
