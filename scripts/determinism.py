@@ -15,14 +15,15 @@ import torch
 from torch import Tensor
 
 from vqtok import AutoVQTokenizer
+from vqtok.data.sources import open_source
 from vqtok.models.base import VQTokenizerModel
 
 
 def squares(tokenizer: VQTokenizerModel, folder: Path, limit: int, size: int) -> Tensor:
     """Centre squares of the first images of a folder, [N, 3, size, size], not resized."""
     images = []
-    for path in sorted(folder.iterdir()):
-        pixels, _ = tokenizer.processor.read(path)
+    for shard in open_source(folder).list():
+        pixels, _ = tokenizer.processor.read(folder / shard.uri)
         top, left = ((side - size) // 2 for side in pixels.shape[1:])
         if min(top, left) >= 0:
             images.append(pixels[:, top : top + size, left : left + size])

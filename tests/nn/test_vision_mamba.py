@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from vqtok.errors import ConfigError, ShapeError
 from vqtok.nn.vision_mamba import BidirectionalMambaBlock
@@ -104,3 +105,16 @@ def test_sizes_and_scans_that_cannot_work_are_refused():
     for wrong in (torch.zeros(4, 16), torch.zeros(2, 4, 8)):
         with pytest.raises(ShapeError, match=r"\[B, L, D\]"):
             BidirectionalMambaBlock(16)(wrong)
+
+
+@torch.no_grad()
+def test_the_work_is_linear_in_the_number_of_tokens():
+    block = BidirectionalMambaBlock(32)
+
+    def work(side: int) -> int:
+        with FlopCounterMode(display=False) as counter:
+            block(torch.randn(1, side, side, 32))
+        return counter.get_total_flops()
+
+    for side in (16, 32, 64):
+        assert work(2 * side) == pytest.approx(4 * work(side), rel=0.03)
