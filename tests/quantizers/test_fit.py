@@ -7,7 +7,7 @@ import torch
 from tests.quantizers.cases import CASES, build, draw
 from vqtok.errors import ConfigError
 from vqtok.quantizers import Codebook, ResidualQuantizer
-from vqtok.quantizers.kmeans import kmeans
+from vqtok.quantizers.kmeans import kmeans, progressive_kmeans
 
 LEARNED = [name for name in CASES if not name.startswith("fsq")]
 # the others minimize another error than that of the vectors as they are
@@ -117,3 +117,31 @@ def test_kmeans_keeps_a_center_for_a_few_far_vectors():
     centers = kmeans(vectors, 8)
 
     assert torch.cdist(vectors, centers).amin(1).max() < 10
+
+
+def test_progressive_kmeans_finds_directions_that_a_plain_start_does_not():
+    scales = torch.cat([torch.full((2,), 3.0), torch.ones(62)])
+    vectors = (torch.randn(1500, 64) * scales) @ torch.linalg.qr(torch.randn(64, 64))[0] + 5
+
+    errors = [
+        torch.cdist(vectors, centers(vectors, 64)).amin(1).square().mean()
+        for centers in (kmeans, progressive_kmeans)
+    ]
+
+    assert errors[1] < 0.995 * errors[0]
+
+
+@pytest.mark.parametrize(("rows", "width"), [(3, 5), (40, 1), (40, 2), (40, 700)])
+def test_progressive_kmeans_takes_any_shape(rows, width):
+    centers = progressive_kmeans(torch.randn(rows, width), 8)
+
+    assert centers.shape == (8, width)
+    assert centers.isfinite().all()
+
+
+def test_progressive_kmeans_of_one_repeated_vector_is_that_vector():
+    vectors = torch.arange(12.0).expand(50, -1).contiguous()
+
+    centers = progressive_kmeans(vectors, 8)
+
+    assert torch.cdist(vectors[:1], centers).amin() < 1e-3

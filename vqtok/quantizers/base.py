@@ -77,7 +77,7 @@ class Quantizer(Float32Module):
     def initialize(self, latents: Tensor, mask: Tensor | None = None) -> None:
         """Start the codes on real latents (k-means); the first training `forward` calls it."""
 
-    def fit(self, latents: Tensor, rounds: int = 8) -> None:
+    def fit(self, latents: Tensor, rounds: int = 4) -> None:
         """Learn the codes from all the latents [..., D] at once, without a gradient."""
 
     def upkeep(self) -> None:

@@ -15,7 +15,12 @@ from torch.nn import functional as F
 from vqtok.errors import ConfigError, ShapeError
 from vqtok.ops.nearest import nearest_code
 from vqtok.quantizers.base import is_number, whole_number
-from vqtok.quantizers.kmeans import MAX_VECTORS_PER_CENTER, cluster_sums, kmeans
+from vqtok.quantizers.kmeans import (
+    MAX_VECTORS_PER_CENTER,
+    cluster_sums,
+    kmeans,
+    progressive_kmeans,
+)
 from vqtok.quantizers.precision import Float32Module
 from vqtok.quantizers.revival import REVIVALS, thinned
 from vqtok.quantizers.sync import (
@@ -166,8 +171,13 @@ class Codebook(Float32Module):
 
     # Start
 
-    def initialize(self, vectors: Tensor) -> None:
+    def initialize(self, vectors: Tensor, thorough: bool = False) -> None:
         """Starts the codes by k-means on vectors [N, D] of all ranks.
+
+        Args:
+            vectors: [N, D], those of this rank.
+            thorough: take `progressive_kmeans`, slower and better; on the unit sphere there is
+                none.
 
         Raises:
             ConfigError: the codebook is frozen.
@@ -175,8 +185,12 @@ class Codebook(Float32Module):
         """
         if self.is_frozen:
             raise ConfigError("this codebook is frozen: it cannot be initialized again.")
-        if not self._start(vectors):
+        if not self._start(vectors, thorough and not self.unit_norm):
             raise ShapeError("a codebook wants at least one vector to start on; got none.")
+
+    def initialize_thoroughly(self, vectors: Tensor) -> None:
+        """`initialize` for a codebook that no training follows."""
+        self.initialize(vectors, thorough=True)
 
     def initialize_once(self, vectors: Tensor) -> None:
         """`initialize` in a training step: only if still needed, and possible."""
@@ -184,7 +198,7 @@ class Codebook(Float32Module):
             self._start(vectors)
 
     @torch.no_grad()
-    def _start(self, vectors: Tensor) -> bool:
+    def _start(self, vectors: Tensor, thorough: bool = False) -> bool:
         """False where no rank has a vector."""
         self._check_vectors(vectors)
         limit = -(-self.codebook_size * MAX_VECTORS_PER_CENTER // world_size())
@@ -192,7 +206,10 @@ class Codebook(Float32Module):
         if rows.shape[0] == 0:
             return False
         if is_first_rank():
-            self.codes.copy_(kmeans(rows, self.codebook_size, unit_norm=self.unit_norm))
+            if thorough:
+                self.codes.copy_(progressive_kmeans(rows, self.codebook_size))
+            else:
+                self.codes.copy_(kmeans(rows, self.codebook_size, unit_norm=self.unit_norm))
         copy_from_first_rank([self.codes.data])
         self._forget_statistics()
         self.initialized.fill_(1)

@@ -50,7 +50,7 @@ class LearnedQuantizer(Quantizer):
         self._begin(latents, mask, Codebook.initialize)
 
     @torch.no_grad()
-    def fit(self, latents: Tensor, rounds: int = 8) -> None:
+    def fit(self, latents: Tensor, rounds: int = 4) -> None:
         """Learns the codebooks from latents alone, without a gradient.
 
         After a start by k-means come rounds in which the latents choose their codes anew and every
@@ -90,7 +90,7 @@ class LearnedQuantizer(Quantizer):
 
     def _start_fit(self, latents: Tensor) -> None:
         """The start of `fit`: latents [..., D] float32."""
-        self.initialize(latents)
+        self._begin(latents, None, Codebook.initialize_thoroughly)
 
     def _refit(self, latents: Tensor, codes: Tensor) -> None:
         """Moves the codebooks to fit float32 latents [..., D] and their codes [..., Q] best."""

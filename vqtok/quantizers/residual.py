@@ -155,7 +155,7 @@ class ResidualQuantizer(LearnedQuantizer):
         """k-means level by level, each on what the levels before it leave after a refit."""
         rows = errors = latents.flatten(0, -2)
         for level, codebook in enumerate(self.codebooks, 1):
-            codebook.initialize(errors)
+            codebook.initialize_thoroughly(errors)
             errors = self._refit(rows, self._search(rows, level))
 
     def _refit(self, latents: Tensor, codes: Tensor) -> Tensor:

@@ -127,7 +127,7 @@ class EmbeddingVQModel(VQTokenizerModel):
 
     # Many vectors at once.
 
-    def fit(self, vectors: Any, rounds: int = 8, seed: int = 0) -> "EmbeddingVQModel":
+    def fit(self, vectors: Any, rounds: int = 4, seed: int = 0) -> "EmbeddingVQModel":
         """Learns the codebooks from vectors, without a gradient; networks stay as they are.
 
         Args:
