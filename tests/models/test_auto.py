@@ -4,7 +4,9 @@ import shutil
 import pytest
 import torch
 
+from tests.conftest import SAMPLES
 from tests.models.toy_tokenizer import ToyConfig, ToyTokenizer, noise_image, toy_tokenizer
+from vqtok.data import evaluate_dataset
 from vqtok.errors import ConfigError, FingerprintError, LoadError
 from vqtok.models import auto
 from vqtok.models.auto import AutoVQTokenizer
@@ -98,8 +100,23 @@ def test_a_bundled_name_needs_no_network(folder, tmp_path, monkeypatch):
 
 
 def test_every_bundled_tokenizer_loads_and_gives_its_canary():
-    for name in auto.bundled():
-        AutoVQTokenizer.from_pretrained(name, device="cpu", verify=True)
+    loaded = {
+        name: AutoVQTokenizer.from_pretrained(name, device="cpu", verify=True)
+        for name in auto.bundled()
+    }
+
+    assert "vqtok/vim-vq-tiny" in loaded
+    assert all(len(tokenizer.fingerprint.encode) == 64 for tokenizer in loaded.values())
+
+
+def test_the_bundled_image_tokenizer_reaches_its_quality_on_the_samples():
+    tokenizer = AutoVQTokenizer.from_pretrained("vqtok/vim-vq-tiny", device="cpu")
+
+    report = evaluate_dataset(tokenizer, SAMPLES, size=128)
+
+    # a band, not a number: 128 pixel squares of seven photos are no benchmark
+    assert 22.5 < report.psnr < 27
+    assert report.bits_per_pixel == 0.1875
 
 
 @pytest.mark.parametrize("subfolder", ["", "inner"])
@@ -201,7 +218,7 @@ def test_elsewhere_a_few_codes_of_the_canary_may_flip(folder):
     canary["machine"] = "tpu riscv float32"
     path.write_text(json.dumps(canary))
 
-    AutoVQTokenizer.from_pretrained(folder, device="cpu", verify=True)
+    assert type(AutoVQTokenizer.from_pretrained(folder, device="cpu", verify=True)) is ToyTokenizer
 
 
 def test_a_config_gives_a_fresh_model():
