@@ -116,5 +116,6 @@ def test_the_work_is_linear_in_the_number_of_tokens():
             block(torch.randn(1, side, side, 32))
         return counter.get_total_flops()
 
-    for side in (16, 32, 64):
-        assert work(2 * side) == pytest.approx(4 * work(side), rel=0.03)
+    # from 1,024 tokens on; below, the states of fewer chunks are carried and a token costs less
+    for side in (32, 64, 128):
+        assert work(2 * side) == pytest.approx(4 * work(side), rel=0.01)
