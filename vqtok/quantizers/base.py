@@ -4,6 +4,7 @@ D latent width, Q codebooks per position, K codes in a codebook.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from numbers import Integral, Real
 from typing import Any
@@ -113,31 +114,41 @@ class Quantizer(Float32Module):
                 f"{type(self).__name__} wants codes [..., q] with 1 <= q <= "
                 f"{self.num_codebooks} codebooks on the last axis; got {list(codes.shape)}."
             )
-        if codes.dtype != torch.int64:
-            raise ShapeError(f"codes must be int64; got {codes.dtype}: call .long() first.")
-        if codes.device.type == "cpu" and codes.numel():
-            self._check_range(codes)
-
-    def _check_range(self, codes: Tensor) -> None:
-        low, high = codes.flatten(0, -2).amin(0), codes.flatten(0, -2).amax(0)
-        sizes = self.codebook_sizes[: codes.shape[-1]]
-        for level, size in enumerate(sizes):
-            if low[level] < 0 or high[level] >= size:
-                raise CodeRangeError(
-                    f"codebook {level} holds codes 0 to {size - 1}, but codes from "
-                    f"{low[level].item()} to {high[level].item()} came. "
-                    "Were they made by another tokenizer, or shifted into a shared vocabulary?"
-                )
+        check_code_values(codes, self.codebook_sizes)
 
     def active_codebooks(self, num_codebooks: int | None) -> int:
         """How many codebooks a call uses; refuses a number that the quantizer does not have."""
-        if num_codebooks is None:
-            return self.num_codebooks
-        if not 1 <= num_codebooks <= self.num_codebooks:
-            raise ConfigError(
-                f"num_codebooks must be 1 to {self.num_codebooks} here; got {num_codebooks}."
+        return first_codebooks(num_codebooks, self.num_codebooks)
+
+
+def check_code_values(codes: Tensor, codebook_sizes: Sequence[int]) -> None:
+    """The dtype of codes [..., q] always; the range only where looking does not stall a device.
+
+    Raises:
+        ShapeError: codes that are not int64.
+        CodeRangeError: a code that its codebook does not have (looked at on the CPU only).
+    """
+    if codes.dtype != torch.int64:
+        raise ShapeError(f"codes must be int64; got {codes.dtype}: call .long() first.")
+    if codes.device.type != "cpu" or not codes.numel():
+        return
+    low, high = codes.flatten(0, -2).amin(0), codes.flatten(0, -2).amax(0)
+    for level, size in enumerate(codebook_sizes[: codes.shape[-1]]):
+        if low[level] < 0 or high[level] >= size:
+            raise CodeRangeError(
+                f"codebook {level} holds codes 0 to {size - 1}, but codes from "
+                f"{low[level].item()} to {high[level].item()} came. "
+                "Were they made by another tokenizer, or shifted into a shared vocabulary?"
             )
-        return num_codebooks
+
+
+def first_codebooks(num_codebooks: int | None, available: int) -> int:
+    """How many codebooks a call uses; refuses a number that is not there."""
+    if num_codebooks is None:
+        return available
+    if not 1 <= num_codebooks <= available:
+        raise ConfigError(f"num_codebooks must be 1 to {available} here; got {num_codebooks}.")
+    return num_codebooks
 
 
 def whole_number(name: str, value: Any, least: int) -> int:

@@ -19,12 +19,13 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
-from vqtok.errors import CodeRangeError, ConfigError, ShapeError
+from vqtok.errors import ConfigError, ShapeError
 from vqtok.models.base import VQTokenizerModel
 from vqtok.models.fingerprint import tensor_digest
 from vqtok.models.outputs import VQTokenizerOutput, VQTokens
 from vqtok.models.reconstruction import crop
 from vqtok.models.storage import write_canary
+from vqtok.quantizers.base import check_code_values, first_codebooks
 
 GRID_AXES = {"image": "[B, q, h, w]", "audio": "[B, q, T]"}
 
@@ -163,13 +164,7 @@ class AdapterModel(VQTokenizerModel):
 
     def levels(self, num_codebooks: int | None) -> int:
         """How many codebooks a call uses; refuses a number that the tokenizer does not have."""
-        if num_codebooks is None:
-            return self.num_codebooks
-        if not 1 <= num_codebooks <= self.num_codebooks:
-            raise ConfigError(
-                f"num_codebooks must be 1 to {self.num_codebooks} here; got {num_codebooks}."
-            )
-        return num_codebooks
+        return first_codebooks(num_codebooks, self.num_codebooks)
 
     def check_codes(self, codes: Tensor) -> None:
         """Shape and dtype always; the range only where looking does not stall a device."""
@@ -179,17 +174,7 @@ class AdapterModel(VQTokenizerModel):
                 f"{type(self).__name__} wants codes {axes} with 1 <= q <= {len(sizes)}; "
                 f"got {list(codes.shape)}."
             )
-        if codes.dtype != torch.int64:
-            raise ShapeError(f"codes must be int64; got {codes.dtype}: call .long() first.")
-        if codes.device.type != "cpu" or not codes.numel():
-            return
-        for level, size in enumerate(sizes[: codes.shape[1]]):
-            low, high = codes[:, level].amin().item(), codes[:, level].amax().item()
-            if low < 0 or high >= size:
-                raise CodeRangeError(
-                    f"codebook {level} holds codes 0 to {size - 1}, but codes from {low} to {high} "
-                    "came. Were they made by another tokenizer, or shifted into a vocabulary?"
-                )
+        check_code_values(codes.movedim(1, -1), sizes)
 
     # Files.
 

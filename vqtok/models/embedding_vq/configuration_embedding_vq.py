@@ -6,6 +6,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
 from vqtok.errors import ConfigError
+from vqtok.models.quantizer_config import check_quantizer_config
 
 DEFAULT_BEAM = 5  # faiss's ResidualQuantizer searches as widely
 MAX_WIDTH, MAX_LAYERS, MAX_BEAM = 2**16, 32, 256
@@ -73,11 +74,7 @@ class EmbeddingVQConfig(PreTrainedConfig):
     def validate_quantizer(self) -> None:
         """`quantizer_config` names a kind, leaves `dim` to us, and the beam suits it."""
         config = self.quantizer_config
-        if "kind" not in config or "dim" in config:
-            raise ConfigError(
-                "quantizer_config wants `kind` and build_quantizer's arguments without `dim`, "
-                f"which is latent_dim; got {config}."
-            )
+        check_quantizer_config(config)
         if config["kind"] == "spatial":
             raise ConfigError("kind 'spatial' wants places in an image, which a vector has not.")
         beam = self.encoder_beam_size

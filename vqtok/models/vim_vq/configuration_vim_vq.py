@@ -8,6 +8,7 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedConfig
 
 from vqtok.errors import ConfigError
+from vqtok.models.quantizer_config import check_quantizer_config
 
 PRESETS: dict[str, dict[str, int]] = {
     "nano": {"width": 96, "encoder_depth": 2, "decoder_depth": 2, "refiner_channels": 16},
@@ -84,9 +85,4 @@ class VimVQConfig(PreTrainedConfig):
 
     def validate_quantizer(self) -> None:
         """`quantizer_config` names a kind and leaves `dim` to `latent_dim`."""
-        config = self.quantizer_config
-        if "kind" not in config or "dim" in config:
-            raise ConfigError(
-                "quantizer_config wants `kind` and build_quantizer's arguments without `dim`, "
-                f"which is latent_dim; got {config}."
-            )
+        check_quantizer_config(self.quantizer_config)
