@@ -113,6 +113,74 @@ def test_strong_decay_gives_neither_infinities_nor_nans_nor_their_gradients():
     assert all(t.grad.isfinite().all() for t in (x, dt, a, b, c))
 
 
+@pytest.mark.parametrize("cut", [0, 1, 32, 45, 99, 32 * MAX_CARRY + 50])
+@pytest.mark.parametrize("reverse", [False, True])
+def test_two_halves_with_the_state_carried_equal_the_whole(cut, reverse):
+    x, dt, a, b, c = scan_inputs(cut + 70, dtype=torch.float32)
+    parts = [[t[:, :cut] for t in (x, dt, b, c)], [t[:, cut:] for t in (x, dt, b, c)]]
+    if reverse:
+        parts.reverse()
+
+    outputs, state = [], None
+    for px, pdt, pb, pc in parts:
+        y, state = state_space_scan(
+            px, pdt, a, pb, pc, reverse=reverse, initial_state=state, return_state=True
+        )
+        outputs.append(y)
+
+    want, end = state_space_scan(x, dt, a, b, c, reverse=reverse, return_state=True)
+    got = torch.cat(outputs[::-1] if reverse else outputs, 1)
+    assert (got - want).abs().max() <= 1e-5 * want.abs().max()
+    assert (state - end).abs().max() <= 1e-5 * end.abs().max()
+
+
+@pytest.mark.parametrize("length", [1, 31, 64, 32 * MAX_CARRY * 2 + 7])
+def test_states_are_those_of_the_recurrence(length):
+    inputs, state = scan_inputs(length), torch.randn(2, 4, 5, 3, dtype=torch.float64)
+    options = {"initial_state": state, "return_state": True}
+
+    want, want_state = state_space_scan_reference(*inputs, **options)
+    got, got_state = state_space_scan(
+        *(t.float() for t in inputs), initial_state=state.float(), return_state=True
+    )
+
+    assert got_state.shape == (2, 4, 5, 3)
+    assert (got - want).abs().max() <= 2e-5 * want.abs().max()
+    assert (got_state - want_state).abs().max() <= 2e-5 * want_state.abs().max()
+    # and the state before matters, or this would show nothing
+    assert (want - state_space_scan_reference(*inputs)).abs().max() > 1e-3 * want.abs().max()
+
+
+def test_gradients_flow_through_both_states():
+    inputs = [t.requires_grad_() for t in scan_inputs(9, heads=2, groups=1, batch=1)]
+    state = torch.randn(1, 2, 5, 3, dtype=torch.float64, requires_grad=True)
+
+    def carried(state, *tensors):
+        return state_space_scan(*tensors, chunk=4, initial_state=state, return_state=True)
+
+    assert torch.autograd.gradcheck(carried, [state, *inputs])
+
+
+def test_a_state_stays_float32_whatever_the_input():
+    inputs = scan_inputs(40, dtype=torch.bfloat16)
+
+    y, state = state_space_scan(*inputs, return_state=True)
+
+    assert y.dtype == torch.bfloat16
+    assert state.dtype == torch.float32
+
+
+def test_an_empty_sequence_leaves_the_state_as_it_is():
+    state = torch.randn(2, 4, 5, 3)
+
+    y, after = state_space_scan(
+        *scan_inputs(0, dtype=torch.float32), initial_state=state, return_state=True
+    )
+
+    assert y.shape == (2, 0, 4, 5)
+    assert torch.equal(after, state)
+
+
 def test_an_empty_sequence_gives_an_empty_sequence():
     assert state_space_scan(*scan_inputs(0)).shape == (2, 0, 4, 5)
     assert bidirectional_scan(*two_way_inputs(0)).shape == (2, 0, 3, 8)
@@ -169,6 +237,8 @@ def test_shapes_that_do_not_fit_are_refused_with_the_shapes():
         state_space_scan(x, dt, a, b.repeat(1, 1, 2, 1)[:, :, :3], c.repeat(1, 1, 2, 1)[:, :, :3])
     with pytest.raises(ShapeError, match="bidirectional"):
         bidirectional_scan(x, dt, a, b, c)
+    with pytest.raises(ShapeError, match=r"initial_state .*\[2, 4, 5, 3\]"):
+        state_space_scan(x, dt, a, b, c, initial_state=torch.zeros(2, 4, 3, 5))
     with pytest.raises(ConfigError, match="chunk"):
         state_space_scan(x, dt, a, b, c, chunk=0)
 

@@ -19,6 +19,13 @@ CASES: dict[str, dict] = {
     "residual-gradient": {
         "kind": "residual", "codebook_size": 16, "num_codebooks": 3, "learning": "gradient",
     },
+    "residual-unit": {
+        "kind": "residual_unit", "codebook_size": 16, "num_codebooks": 3, "code_dim": 4,
+        "learning": "ema",
+    },
+    "residual-unit-gradient": {
+        "kind": "residual_unit", "codebook_size": 16, "num_codebooks": 3, "code_dim": 4,
+    },
     "product": {"kind": "product", "codebook_size": 16, "num_codebooks": 4},
     "product-gradient": {
         "kind": "product", "codebook_size": 16, "num_codebooks": 2, "learning": "gradient",

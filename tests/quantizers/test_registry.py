@@ -72,6 +72,10 @@ def test_an_argument_that_does_not_fit_is_named(arguments, named):
         ("vq", "commitment_weight", "much"),
         ("residual", "num_codebooks", 2.0),
         ("residual", "level_dropout", "half"),
+        ("residual_unit", "num_codebooks", 2.0),
+        ("residual_unit", "code_dim", 4.0),
+        ("residual_unit", "learning", "magic"),
+        ("residual_unit", "level_dropout", "half"),
         ("product", "num_codebooks", "2"),
         ("spatial", "num_regions", 2.0),
         ("spatial", "num_regions", 0),
@@ -84,7 +88,7 @@ def test_an_argument_that_does_not_fit_is_named(arguments, named):
 def test_a_value_of_another_type_is_refused_and_named(kind, name, value):
     arguments = {"kind": kind, "dim": 8}
     arguments |= {"levels": [5, 5, 5]} if kind == "fsq" else {"codebook_size": 64}
-    arguments |= {"num_codebooks": 2} if kind in ("residual", "product") else {}
+    arguments |= {"num_codebooks": 2} if kind in ("residual", "residual_unit", "product") else {}
 
     build_quantizer(**arguments)
     with pytest.raises(ConfigError, match=name):

@@ -74,11 +74,7 @@ class BidirectionalMambaBlock(nn.Module):
         """Mamba-2's starting decay and step sizes; the rest is torch's own start."""
         for module in (self.norm, self.in_proj, self.conv, self.inner_norm, self.out_proj):
             module.reset_parameters()
-        low, high = (math.log(v) for v in DT_RANGE)
-        self.dt_bias.uniform_(low, high).exp_()
-        self.dt_bias.add_(self.dt_bias.neg().expm1().neg().log())  # inverse of softplus
-        self.a_log.uniform_(*A_RANGE).log_()
-        self.skip.fill_(1.0)
+        start_dynamics(self.dt_bias, self.a_log, self.skip)
         # a block starts close to the identity, so that deep stacks start close to their input
         self.out_proj.weight.mul_(0.1)
 
@@ -120,3 +116,13 @@ class BidirectionalMambaBlock(nn.Module):
             y = bidirectional_scan(x, dt, -self.a_log.float().exp(), b, c)
             y = 0.5 * y + self.skip.float()[:, None] * x
         return y.flatten(-2).to(maps.dtype)
+
+
+@torch.no_grad()
+def start_dynamics(dt_bias: Tensor, a_log: Tensor, skip: Tensor) -> None:
+    """Mamba-2's starting step sizes, decay rates and way around the scan, any shapes."""
+    low, high = (math.log(v) for v in DT_RANGE)
+    dt_bias.uniform_(low, high).exp_()
+    dt_bias.add_(dt_bias.neg().expm1().neg().log())  # inverse of softplus
+    a_log.uniform_(*A_RANGE).log_()
+    skip.fill_(1.0)

@@ -31,7 +31,9 @@ def state_space_scan(
     *,
     reverse: bool = False,
     chunk: int = CHUNK,
-) -> Tensor:
+    initial_state: Tensor | None = None,
+    return_state: bool = False,
+) -> Tensor | tuple[Tensor, Tensor]:
     """One direction of the scan, with gradients to every argument; cost is linear in L.
 
     Args:
@@ -42,36 +44,56 @@ def state_space_scan(
         c: [B, L, G, N] output maps.
         reverse: scan from the last token to the first.
         chunk: tokens of a chunk; changes speed and rounding, not the result.
+        initial_state: [B, H, P, N], the state that a scan of the tokens before (after, in
+            reverse) returned; None where there are none: zeros.
+        return_state: also return the state at the end, for the scan of the tokens to come.
 
     Returns:
-        [B, L, H, P], dtype of x.
+        [B, L, H, P], dtype of x; with `return_state` a pair of it and the state [B, H, P, N],
+        float32 (float64 if x is).
 
     Raises:
         ShapeError: shapes that do not fit each other.
     """
     _check(x, dt, a, b, c, chunk)
+    _check_state(x, b, initial_state)
     if reverse:
         x, dt, b, c = (t.flip(1) for t in (x, dt, b, c))
     heads_a_group = x.shape[2] // b.shape[2]
     with autocast_off(x.device):
         dtype = _working_dtype(x)
         b, c = (t.to(dtype).repeat_interleave(heads_a_group, 2) for t in (b, c))  # [B, L, H, N]
-        y = _causal_chunks(x.to(dtype), dt.to(dtype), a.to(dtype), b, c, chunk).type_as(x)
-    return y.flip(1) if reverse else y
+        state = None if initial_state is None else initial_state.to(dtype).mT
+        y, state = _causal_chunks(x.to(dtype), dt.to(dtype), a.to(dtype), b, c, chunk, state)
+    y = (y.flip(1) if reverse else y).type_as(x)
+    return (y, state.mT) if return_state else y
 
 
-def state_space_scan_reference(x: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor) -> Tensor:
+def state_space_scan_reference(
+    x: Tensor,
+    dt: Tensor,
+    a: Tensor,
+    b: Tensor,
+    c: Tensor,
+    *,
+    initial_state: Tensor | None = None,
+    return_state: bool = False,
+) -> Tensor | tuple[Tensor, Tensor]:
     """The recurrence as written above, one token after the other: slow, and the truth."""
     _check(x, dt, a, b, c, CHUNK)
+    _check_state(x, b, initial_state)
     heads_a_group = x.shape[2] // b.shape[2]
     b, c = (t.repeat_interleave(heads_a_group, 2) for t in (b, c))
-    state = x.new_zeros(x.shape[0], x.shape[2], b.shape[-1], x.shape[3])  # [B, H, N, P]
+    if initial_state is None:
+        initial_state = x.new_zeros(x.shape[0], *x.shape[2:], b.shape[-1])
+    state = initial_state.mT  # [B, H, N, P]
     outputs = []
     for t in range(x.shape[1]):
         decay = (dt[:, t] * a).exp()[..., None, None]
         state = decay * state + (dt[:, t, :, None] * b[:, t])[..., None] * x[:, t, :, None]
         outputs.append((c[:, t, :, None] @ state).squeeze(2))
-    return torch.stack(outputs, 1) if outputs else torch.zeros_like(x)
+    y = torch.stack(outputs, 1) if outputs else torch.zeros_like(x)
+    return (y, state.mT) if return_state else y
 
 
 def bidirectional_scan(x: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor) -> Tensor:
@@ -128,6 +150,15 @@ def _check(x: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor, chunk: int) -
         raise ConfigError(f"chunk must be at least 1 token; got {chunk}.")
 
 
+def _check_state(x: Tensor, b: Tensor, state: Tensor | None) -> None:
+    wanted = [x.shape[0], *x.shape[2:], b.shape[-1]]
+    if state is not None and list(state.shape) != wanted:
+        raise ShapeError(
+            f"the initial_state of this scan must be [B, H, P, N] = {wanted}; "
+            f"got {list(state.shape)}."
+        )
+
+
 def _split(t: Tensor, size: int) -> Tensor:
     """[B, L, ...] to [B, n, S, ...], zeros at the end: dt = 0 neither decays nor adds."""
     missing = -t.shape[1] % size
@@ -136,10 +167,14 @@ def _split(t: Tensor, size: int) -> Tensor:
     return t.unflatten(1, (-1, size))
 
 
-def _causal_chunks(x: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor, chunk: int) -> Tensor:
+def _causal_chunks(
+    x: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor, chunk: int, state: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Outputs [B, L, H, P] and the state after the last token, [B, H, N, P] as the one before."""
     length = x.shape[1]
     if length == 0:
-        return x
+        none = x.new_zeros(x.shape[0], x.shape[2], b.shape[-1], x.shape[3])
+        return x, none if state is None else state
     size = min(chunk, length)
     x, dt, b, c = (_split(t, size) for t in (x, dt, b, c))
     step = (dt * a).transpose(2, 3)  # [B, n, H, S], log decay of every token
@@ -154,9 +189,14 @@ def _causal_chunks(x: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor, chunk
 
     last = total[..., -1:]
     states = (b * (last - total).exp()[..., None]).mT @ x  # [B, n, H, N, P]
-    before = _carry(states, last[..., 0])
+    last = last[..., 0]  # [B, n, H], log decay of every chunk
+    before = _carry(states, last)
+    if state is not None:
+        reach = (last.cumsum(1) - last).exp()  # from the start to before each chunk
+        before = before + reach[..., None, None] * state[:, None]
     y = y + (c * total.exp()[..., None]) @ before
-    return y.transpose(2, 3).flatten(1, 2)[:, :length]
+    after = last[:, -1].exp()[..., None, None] * before[:, -1] + states[:, -1]
+    return y.transpose(2, 3).flatten(1, 2)[:, :length], after
 
 
 def _carry(states: Tensor, decay: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ from vqtok.quantizers.fsq import FiniteScalarQuantizer
 from vqtok.quantizers.product import ProductQuantizer
 from vqtok.quantizers.registry import QUANTIZERS, build_quantizer
 from vqtok.quantizers.residual import ResidualQuantizer
+from vqtok.quantizers.residual_unit import ResidualUnitQuantizer
 from vqtok.quantizers.spatial import SpatialQuantizer
 from vqtok.quantizers.vq import VectorQuantizer
 
@@ -17,6 +18,7 @@ __all__ = [
     "Quantizer",
     "QuantizerOutput",
     "ResidualQuantizer",
+    "ResidualUnitQuantizer",
     "SpatialQuantizer",
     "VectorQuantizer",
     "build_quantizer",

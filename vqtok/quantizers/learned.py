@@ -3,12 +3,12 @@
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vqtok.errors import ConfigError
 from vqtok.ops.gradients import rotation_trick, straight_through
 from vqtok.quantizers.base import Quantizer, is_number
-from vqtok.quantizers.codebook import Codebook
+from vqtok.quantizers.codebook import FIRST_DRAW_SEED, Codebook
 from vqtok.quantizers.precision import float32_math
 
 GRADIENTS = {"straight_through": straight_through, "rotation": rotation_trick}
@@ -127,6 +127,33 @@ class LearnedQuantizer(Quantizer):
             losses["codebook"] = masked_mse(chosen, latents.detach(), mask)
             loss = loss + losses["codebook"]
         return loss, losses
+
+
+def codebook_stack(
+    num_codebooks: int,
+    codebook_size: int,
+    dim: int,
+    *,
+    learning: str,
+    revive_below: float,
+    revive_by: str,
+    decay: float = 0.99,
+    unit_norm: bool = False,
+) -> nn.ModuleList:
+    """Q codebooks [K, D] that are alike but for the draw that each starts with."""
+    return nn.ModuleList(
+        Codebook(
+            codebook_size,
+            dim,
+            learning,
+            decay,
+            unit_norm,
+            revive_below,
+            revive_by,
+            seed=FIRST_DRAW_SEED + number,
+        )
+        for number in range(num_codebooks)
+    )
 
 
 def masked_mse(first: Tensor, second: Tensor, mask: Tensor | None) -> Tensor:

@@ -5,12 +5,11 @@ Shapes: latents [..., D], codes [..., Q]; code q stands for channels q D/Q to (q
 """
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from vqtok.errors import ConfigError
 from vqtok.quantizers.base import QuantizerOutput, whole_number
-from vqtok.quantizers.codebook import FIRST_DRAW_SEED, Codebook
-from vqtok.quantizers.learned import Begin, LearnedQuantizer, valid_rows
+from vqtok.quantizers.learned import Begin, LearnedQuantizer, codebook_stack, valid_rows
 from vqtok.quantizers.precision import float32_math
 
 
@@ -52,17 +51,14 @@ class ProductQuantizer(LearnedQuantizer):
                 f"dim={dim}, num_codebooks={num_codebooks}."
             )
         self.group_dim = dim // num_codebooks
-        self.codebooks = nn.ModuleList(
-            Codebook(
-                codebook_size,
-                self.group_dim,
-                learning,
-                decay,
-                revive_below=revive_below,
-                revive_by=revive_by,
-                seed=FIRST_DRAW_SEED + group,
-            )
-            for group in range(num_codebooks)
+        self.codebooks = codebook_stack(
+            num_codebooks,
+            codebook_size,
+            self.group_dim,
+            learning=learning,
+            decay=decay,
+            revive_below=revive_below,
+            revive_by=revive_by,
         )
 
     def encode(self, latents: Tensor, num_codebooks: int | None = None) -> Tensor:

@@ -7,12 +7,14 @@ from vqtok.quantizers.base import Quantizer
 from vqtok.quantizers.fsq import FiniteScalarQuantizer
 from vqtok.quantizers.product import ProductQuantizer
 from vqtok.quantizers.residual import ResidualQuantizer
+from vqtok.quantizers.residual_unit import ResidualUnitQuantizer
 from vqtok.quantizers.spatial import SpatialQuantizer
 from vqtok.quantizers.vq import VectorQuantizer
 
 QUANTIZERS: dict[str, type[Quantizer]] = {
     "vq": VectorQuantizer,
     "residual": ResidualQuantizer,
+    "residual_unit": ResidualUnitQuantizer,
     "product": ProductQuantizer,
     "fsq": FiniteScalarQuantizer,
     "spatial": SpatialQuantizer,

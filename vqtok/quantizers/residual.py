@@ -1,24 +1,22 @@
 """Residual quantization: each level encodes what the earlier levels left over.
 
-Sources: Zeghidour et al. 2021 (SoundStream), arXiv 2107.03312, algorithm 1 and section III-C (level
-dropout, here per sample as in DAC, arXiv 2306.06546, section 3.3).
+Source: Zeghidour et al. 2021 (SoundStream), arXiv 2107.03312, algorithm 1.
 Shapes: latents [..., D], codes [..., Q]; the first q codes are a coarser code of the same latents.
 """
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from vqtok.errors import ConfigError
 from vqtok.ops.beam import beam_codes
-from vqtok.quantizers.base import QuantizerOutput, is_number, whole_number
-from vqtok.quantizers.codebook import FIRST_DRAW_SEED, Codebook
-from vqtok.quantizers.learned import Begin, LearnedQuantizer, valid_rows
+from vqtok.quantizers.base import QuantizerOutput
+from vqtok.quantizers.learned import Begin, codebook_stack, valid_rows
+from vqtok.quantizers.levels import LevelQuantizer
 from vqtok.quantizers.precision import float32_math
 
 REFIT_SWEEPS = 2  # over the levels, for one choice of codes
 
 
-class ResidualQuantizer(LearnedQuantizer):
+class ResidualQuantizer(LevelQuantizer):
     """Q codebooks of K codes, coarse to fine; what `decode` gives is the sum of their codes.
 
     Args:
@@ -56,25 +54,18 @@ class ResidualQuantizer(LearnedQuantizer):
         revive_by: str = "random",
         level_dropout: float = 0.0,
     ):
-        sizes = (codebook_size,) * whole_number("num_codebooks", num_codebooks, 1)
-        super().__init__(dim, sizes, commitment_weight, gradient)
-        if not is_number(level_dropout) or not 0 <= level_dropout <= 1:
-            raise ConfigError(
-                f"level_dropout is a share of samples, 0 to 1; got {level_dropout!r}."
-            )
-        self.level_dropout = level_dropout
+        super().__init__(
+            dim, codebook_size, num_codebooks, commitment_weight, gradient, level_dropout
+        )
         self.beam_size = 1
-        self.codebooks = nn.ModuleList(
-            Codebook(
-                codebook_size,
-                dim,
-                learning,
-                decay,
-                revive_below=revive_below,
-                revive_by=revive_by,
-                seed=FIRST_DRAW_SEED + level,
-            )
-            for level in range(num_codebooks)
+        self.codebooks = codebook_stack(
+            num_codebooks,
+            codebook_size,
+            dim,
+            learning=learning,
+            decay=decay,
+            revive_below=revive_below,
+            revive_by=revive_by,
         )
 
     def encode(self, latents: Tensor, num_codebooks: int | None = None) -> Tensor:
@@ -104,12 +95,9 @@ class ResidualQuantizer(LearnedQuantizer):
             earlier = chosen.detach().cumsum(-2) - chosen.detach()
             residuals = vectors[..., None, :] - earlier
             kept = self._kept_levels(latents)
-            counted = _both(mask, kept, codes)
-            loss, losses = self._losses(residuals, chosen, counted)
+            counted = self._counted(mask, kept)
+            loss, losses = self._level_losses(residuals, chosen, mask, counted)
             if kept is not None:
-                # a dropped level counts as a perfect one: a sample's weight stays the same
-                share = _share_of(counted, mask, codes)
-                loss, losses = loss * share, {name: term * share for name, term in losses.items()}
                 chosen = chosen * kept[..., None]
             quantized = self._pass_gradient(vectors, chosen.sum(-2))
         self._gather(residuals, codes, counted)
@@ -120,29 +108,6 @@ class ResidualQuantizer(LearnedQuantizer):
         """Codes [..., q] to the levels' vectors [..., q, D]."""
         levels = zip(self.codebooks, codes.unbind(-1), strict=False)  # codes may be fewer
         return torch.stack([codebook.lookup(level) for codebook, level in levels], -2)
-
-    def _kept_levels(self, latents: Tensor) -> Tensor | None:
-        """bool [..., Q], True where a sample keeps a level; None where all do."""
-        if not self.training or self.level_dropout == 0:
-            return None
-        samples = latents.shape[0] if latents.ndim > 1 else 1
-        device, levels = latents.device, self.num_codebooks
-        drops = torch.rand(samples, device=device) < self.level_dropout
-        number = torch.randint(1, levels + 1, (samples,), device=device)
-        number = torch.where(drops, number, levels)
-        kept = torch.arange(levels, device=device) < number[:, None]  # [samples, Q]
-        if latents.ndim == 1:
-            return kept[0]
-        return kept.view(samples, *[1] * (latents.ndim - 2), levels).expand(
-            *latents.shape[:-1], levels
-        )
-
-    def _gather(self, residuals: Tensor, codes: Tensor, counted: Tensor | None) -> None:
-        for level, codebook in enumerate(self.codebooks):
-            mask = None if counted is None else counted[..., level]
-            level_codes = codes[..., level]
-            level_codes = level_codes.flatten() if mask is None else level_codes[mask]
-            codebook.gather(valid_rows(residuals[..., level, :], mask), level_codes)
 
     @torch.no_grad()
     def _search(self, rows: Tensor, levels: int) -> Tensor:
@@ -173,17 +138,3 @@ class ResidualQuantizer(LearnedQuantizer):
         for codebook in self.codebooks:
             begin(codebook, rows)
             rows = rows - codebook.lookup(codebook.nearest(rows))
-
-
-def _both(mask: Tensor | None, kept: Tensor | None, codes: Tensor) -> Tensor | None:
-    """Positions that count and levels that are kept, as one mask [..., Q]."""
-    if mask is None:
-        return kept
-    mask = mask[..., None].expand(codes.shape)
-    return mask if kept is None else mask & kept
-
-
-def _share_of(counted: Tensor, mask: Tensor | None, codes: Tensor) -> Tensor:
-    """The kept share of the levels of all positions that count."""
-    total = codes.numel() if mask is None else mask.sum().clamp(min=1) * codes.shape[-1]
-    return counted.sum() / total
