@@ -33,7 +33,9 @@ class Family:
 
 FAMILIES = {
     "vqtok_vim_vq": Family("vim_vq", "VimVQConfig", "VimVQModel", "VimVQImageProcessor"),
+    "vqtok_rvq_codec": Family("rvq_codec", "RVQCodecConfig", "RVQCodecModel"),
     "vqtok_embedding_vq": Family("embedding_vq", "EmbeddingVQConfig", "EmbeddingVQModel"),
+    "vqtok_text_vq": Family("text_vq", "TextVQConfig", "TextVQModel"),
 }
 
 
