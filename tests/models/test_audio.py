@@ -8,7 +8,14 @@ import soundfile
 import torch
 
 from vqtok.errors import InputError
-from vqtok.models.audio import read_audio, read_waveform, resample
+from vqtok.models import audio
+from vqtok.models.audio import (
+    read_audio,
+    read_blocks,
+    read_waveform,
+    resample,
+    resample_pieces,
+)
 
 RATE = 8000
 
@@ -183,3 +190,30 @@ def test_an_odd_rate_costs_little_memory_and_keeps_the_pitch():
     expected = torch.sin(2 * torch.pi * 440 * torch.arange(resampled.shape[1]) / 24_000)
     middle = slice(200, -200)
     assert (resampled[0, middle] - expected[middle]).abs().max() < 2e-2
+
+
+@pytest.mark.parametrize("rate", [4_000, 11_025, 16_000, 24_000, 44_100, 192_000])
+@pytest.mark.parametrize("piece", [7, 1_000, 4_096])
+def test_a_sound_resampled_piece_by_piece_is_the_sound_resampled_whole(rate, piece):
+    waveform = torch.randn(2, 20_000, generator=torch.manual_seed(0)) * 0.1
+    pieces = torch.cat(list(resample_pieces(waveform.split(piece, -1), rate, 16_000)), -1)
+    torch.testing.assert_close(pieces, resample(waveform, rate, 16_000), rtol=0, atol=2e-6)
+
+
+def test_blocks_of_a_file_are_the_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(audio, "BLOCK_SAMPLES", 1_000)
+    waveform = torch.randn(1, 12_345, generator=torch.manual_seed(0)) * 0.1
+    soundfile.write(tmp_path / "a.wav", waveform[0].numpy(), 24_000, subtype="FLOAT")
+    blocks = list(read_blocks(tmp_path / "a.wav", 16_000, 1))
+    assert len(blocks) > 10
+    expected = resample(waveform, 24_000, 16_000)
+    torch.testing.assert_close(torch.cat(blocks, -1), expected, rtol=0, atol=2e-6)
+    assert torch.equal(read_waveform(tmp_path / "a.wav", 16_000, 1), torch.cat(blocks, -1))
+
+
+def test_nan_in_a_late_block_is_found(monkeypatch):
+    monkeypatch.setattr(audio, "BLOCK_SAMPLES", 100)
+    waveform = np.zeros((1, 1_000), np.float32)
+    waveform[0, 950] = np.nan
+    with pytest.raises(InputError, match="NaN"):
+        list(read_blocks((waveform, 16_000), 16_000, 1))
