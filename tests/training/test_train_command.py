@@ -192,7 +192,7 @@ def test_a_tokenizer_of_another_type_is_not_gone_on_from(recipe_file, tmp_path):
         ("model.overrides.width=wide", "width"),
         ("model.overrides.quantizer_config.codebok_size=32", "codebok_size"),
         ("model.preset=huge", "huge"),
-        ("model.type=embedding_vq", "model.type is one of ['vim_vq']"),
+        ("model.type=vim", "model.type is one of ["),
         ("model={from_pretrained: /nowhere/at/all}", "/nowhere/at/all"),
         ("data.source=/nowhere", "/nowhere does not exist"),
     ],

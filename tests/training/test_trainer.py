@@ -10,6 +10,7 @@ from tests.training.toy import make_toy, toy_tree
 from vqtok.errors import ConfigError, LoadError, VqtokError
 from vqtok.training import VQTrainer, build_losses, parse_recipe, run, run_recipe
 from vqtok.training.checkpoints import STATE_FILE, last_complete_checkpoint
+from vqtok.training.evaluation import ImageEvaluation
 
 ADVERSARY = {"weight": 0.1, "start_step": 2, "lecam": 0.001, "width": 8, "layers": 2}
 
@@ -218,7 +219,7 @@ def test_the_average_is_evaluated_and_saved_and_the_weights_come_back(tmp_path):
     images = torch.randint(0, 256, (3, 3, 32, 32), dtype=torch.uint8)
     own = {name: p.detach().clone() for name, p in ours.model.named_parameters()}
 
-    metrics = ours.evaluate(images)
+    metrics = ours.evaluate(ImageEvaluation(images))
     ours.save_tokenizer(tmp_path / "tokenizer")
 
     saved = type(ours.model).from_pretrained(tmp_path / "tokenizer")

@@ -39,7 +39,9 @@ INDEX_NAME, PROCESSOR_NAME = "model.safetensors.index.json", "preprocessor_confi
 # what transformers writes into every config.json
 BOOKKEEPING = frozenset({"architectures", "dtype", "model_type", "transformers_version"})
 SWITCHES = frozenset({"output_hidden_states", "return_dict"})
-PROCESSOR_BOOKKEEPING = frozenset({"image_processor_type", "processor_class"})
+PROCESSOR_BOOKKEEPING = frozenset(
+    {"feature_extractor_type", "image_processor_type", "processor_class"}
+)
 # a count becomes modules, a size only a shape
 MAX_COUNTS = {
     "num_regions": 64,

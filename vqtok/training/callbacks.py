@@ -5,7 +5,7 @@ import logging
 import math
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -15,7 +15,7 @@ from transformers import ProgressCallback, TrainerCallback
 from vqtok.errors import VqtokError
 from vqtok.metrics.image import to_uint8
 from vqtok.quantizers.base import Quantizer
-from vqtok.training.adversarial import AdversarialLoss
+from vqtok.training.adversarial import Adversary
 from vqtok.training.averaging import ParameterAverage
 from vqtok.training.image_data import to_pixel_values
 
@@ -60,7 +60,7 @@ class AverageUpdate(TrainerCallback):
 class AdversaryStep(TrainerCallback):
     """The discriminator takes its step beside the model's."""
 
-    def __init__(self, adversary: AdversarialLoss):
+    def __init__(self, adversary: Adversary):
         self.adversary = adversary
 
     def on_optimizer_step(self, args, state, control, **kwargs):
@@ -123,12 +123,17 @@ class StopOnSignal(TrainerCallback):
 class StderrProgress(ProgressCallback):
     """The Trainer's bar; its log lines go to stderr with it, stdout stays the caller's."""
 
-    SHOWN = ("loss", "psnr", "learning_rate", "codebook0_usage", "eval_psnr", "eval_ssim")
+    SHOWN = ("loss", "psnr", "learning_rate", "codebook0_usage")
+
+    def __init__(self, evaluated: Sequence[str] = ()):
+        """`evaluated` are names of a report that are shown too."""
+        super().__init__()
+        self.shown = (*self.SHOWN, *(f"eval_{name}" for name in evaluated))
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         if not state.is_world_process_zero or self.training_bar is None or not logs:
             return
-        shown = {k: logs[k] for k in self.SHOWN if k in logs} or logs
+        shown = {k: logs[k] for k in self.shown if k in logs} or logs
         line = "  ".join(f"{k} {_short(v)}" for k, v in shown.items())
         self.training_bar.write(f"step {state.global_step}: {line}", file=sys.stderr)
 
@@ -178,6 +183,41 @@ class ReconstructionGrid(TrainerCallback):
         ours = to_uint8(self.reconstruct(pixels)).cpu()
         rows = [torch.cat(list(row), dim=2) for row in (self.images, ours)]
         self.report("reconstructions", torch.cat(rows, dim=1), state.global_step)
+
+
+class ReconstructionSounds(TrainerCallback):
+    """After each evaluation: the first sounds and their reconstructions, as FLAC in `sounds/`.
+
+    Args:
+        sounds: float32 [C, T] each.
+        reconstruct: input values [1, C, T] to the same, with the averaged weights.
+        sample_rate_hz: of both.
+    """
+
+    FOLDER = "sounds"
+
+    def __init__(
+        self,
+        sounds: Sequence[Tensor],
+        reconstruct: Callable[[Tensor], Tensor],
+        sample_rate_hz: int,
+    ):
+        self.sounds, self.reconstruct, self.sample_rate_hz = sounds, reconstruct, sample_rate_hz
+
+    def on_evaluate(self, args, state, control, **kwargs):
+        if not state.is_world_process_zero:
+            return
+        folder = Path(args.output_dir) / self.FOLDER
+        folder.mkdir(parents=True, exist_ok=True)
+        for number, sound in enumerate(self.sounds):
+            ours = self.reconstruct(sound[None].to(args.device))[0].float().cpu()
+            self._write(folder / f"{number}.flac", sound)
+            self._write(folder / f"{number}-step{state.global_step}.flac", ours)
+
+    def _write(self, path: Path, sound: Tensor) -> None:
+        import soundfile
+
+        soundfile.write(path, sound.clamp(-1, 1).T.numpy(), self.sample_rate_hz)
 
 
 def report_image(callbacks: list[TrainerCallback], name: str, image: Tensor, step: int) -> None:

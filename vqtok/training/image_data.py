@@ -9,8 +9,7 @@ Shapes: images are uint8 [3, H, W]; batches float32 [B, 3, crop, crop] in [-1, 1
 """
 
 import logging
-import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +19,15 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from vqtok.errors import ConfigError, InputError
+from vqtok.errors import ConfigError
 from vqtok.metrics.image import centre_square
 from vqtok.models.images import read_image
+from vqtok.training.files import Encoded, find_items
+from vqtok.training.turns import Turns
 
 logger = logging.getLogger(__name__)
 
-# those of vqtok.data.sources, which this floor cannot see; a test holds the two together
+# those of vqtok.data.modalities, which this floor cannot see; a test holds the two together
 IMAGE_SUFFIXES = frozenset(
     f".{suffix}"
     for suffix in (
@@ -34,9 +35,7 @@ IMAGE_SUFFIXES = frozenset(
         *("ppm", "pgm", "pbm", "pnm", "tga", "jp2", "avif", "heic", "heif"),
     )
 )
-_CROP_STREAM, _ORDER_STREAM = 0, 1  # keeps the two uses of one seed apart
-
-Encoded = Path | dict[str, Any]  # a file, or its bytes and what to call it
+_CROP_STREAM = 0  # keeps this use of the seed apart from that of `Turns`
 
 
 class ImageStore(Sequence):
@@ -67,7 +66,7 @@ class ImageStore(Sequence):
         self._read = read
         self._items: list[np.ndarray | Encoded] = []
         budget = memory_mb * 2**20
-        for item in _find_images(Path(source), column):
+        for item in find_items(Path(source), IMAGE_SUFFIXES, column):
             if limit is not None and len(self._items) >= limit:
                 break
             if budget <= 0:
@@ -127,7 +126,7 @@ class RandomCrops(Dataset):
             )
         self.store, self.length, self.crop, self.seed = store, length, crop, seed
         self.scale, self.flip = (low, high), flip
-        self._order: tuple[int, np.ndarray] = (-1, np.empty(0, np.int64))
+        self._turns = Turns(len(store), seed)
 
     def __len__(self) -> int:
         return self.length
@@ -136,7 +135,7 @@ class RandomCrops(Dataset):
         """uint8 [3, crop, crop]."""
         if not 0 <= index < self.length:
             raise IndexError(f"sample {index} of a run of {self.length}")
-        image = self.store[self._image_index(index)]
+        image = self.store[self._turns[index]]
         rng = np.random.default_rng((self.seed, _CROP_STREAM, index))
         side = self._side(min(image.shape[1:]), rng.random())
         top = int(rng.integers(image.shape[1] - side + 1))
@@ -147,13 +146,6 @@ class RandomCrops(Dataset):
         if side != self.crop:
             patch = resize_square(patch, self.crop)
         return patch.flip(2) if mirrored else patch
-
-    def _image_index(self, index: int) -> int:
-        turn, place = divmod(index, len(self.store))
-        if self._order[0] != turn:
-            rng = np.random.default_rng((self.seed, _ORDER_STREAM, turn))
-            self._order = (turn, rng.permutation(len(self.store)))
-        return int(self._order[1][place])
 
     def _side(self, short: int, chance: float) -> int:
         low = min(short, round(self.scale[0] * self.crop))
@@ -187,49 +179,3 @@ def to_pixel_values(images: Tensor) -> Tensor:
 def collate_crops(crops: list[Tensor]) -> dict[str, Tensor]:
     """What the model's forward takes: `pixel_values` float32 [B, 3, H, W]."""
     return {"pixel_values": to_pixel_values(torch.stack(crops).contiguous())}
-
-
-def _find_images(source: Path, column: str) -> Iterator[Encoded]:
-    """Every image, in the order of the names."""
-    if not source.exists():
-        raise ConfigError(f"the image source {source} does not exist.")
-    for file in sorted(_walk(source)):
-        if file.suffix.lower() in IMAGE_SUFFIXES:
-            yield file
-        elif file.suffix.lower() == ".parquet":
-            yield from _parquet_images(file, column)
-
-
-def _walk(path: Path, above: tuple[str, ...] = ()) -> Iterator[Path]:
-    """The file, or those of a folder; links followed, back to a folder above not; none hidden."""
-    if not path.is_dir():
-        yield from [path] if path.is_file() and not path.name.startswith(".") else []
-    elif (real := os.path.realpath(path)) not in above:
-        for entry in path.iterdir():
-            if not entry.name.startswith("."):
-                yield from _walk(entry, (*above, real))
-
-
-def _parquet_images(file: Path, column: str) -> Iterator[Encoded]:
-    import pyarrow.parquet as pq
-
-    parquet = pq.ParquetFile(file)
-    if column not in parquet.schema_arrow.names:
-        raise ConfigError(
-            f"{file} has the columns {parquet.schema_arrow.names}, but not {column!r}: "
-            "name the image column with data.column."
-        )
-    row = 0
-    for batch in parquet.iter_batches(batch_size=64, columns=[column]):
-        for value in batch.column(0).to_pylist():
-            name = f"{file}, row {row}"
-            row += 1
-            if isinstance(value, dict):
-                data = value.get("bytes")
-                if data is None and value.get("path"):
-                    data = file.parent / value["path"]
-            else:
-                data = value
-            if not isinstance(data, bytes | Path):
-                raise InputError(f"{name} holds neither image bytes nor a path.", "empty")
-            yield data if isinstance(data, Path) else {"bytes": data, "path": name}

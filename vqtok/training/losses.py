@@ -4,7 +4,9 @@
 
 A plug-in is a module called with (reconstruction, target), both float [B, C, ...] in [-1, 1],
 that returns a float32 scalar, a mean over the batch. `LOSSES` maps names to builders; put your
-own function there to use it in a recipe.
+own function there to use it in a recipe. Those of sound are in `audio_losses`. One adversary may
+play (`adversarial` for images, `adversarial_audio`); `balancer: true` makes the weights shares of
+the gradient (`vqtok.training.balancer`).
 """
 
 import difflib
@@ -18,8 +20,13 @@ import torch
 from torch import Tensor, nn
 
 from vqtok.errors import ConfigError, LoadError
-from vqtok.training.adversarial import AdversarialLoss
+from vqtok.training.adversarial import AdversarialLoss, Adversary
+from vqtok.training.audio_discriminators import AudioAdversarialLoss
+from vqtok.training.audio_losses import ComplexSTFTLoss, MelLoss, SISDRLoss, STFTLoss
+from vqtok.training.balancer import LossBalancer
+from vqtok.training.text_losses import BytesLoss
 
+BALANCER = "balancer"  # the one word in a losses section that is no loss
 LOWEST_MSE = 1e-6  # -66 dB of the range 2: below one grey level, no reward is left to chase
 
 
@@ -164,68 +171,145 @@ LOSSES: dict[str, Callable[..., nn.Module]] = {
     "psnr": PSNRLoss,
     "perceptual": PerceptualLoss,
     "adversarial": AdversarialLoss,
+    "waveform": L1Loss,  # of samples: the name that audio recipes know it by
+    "mel": MelLoss,
+    "stft": STFTLoss,
+    "complex_stft": ComplexSTFTLoss,
+    "si_sdr": SISDRLoss,
+    "adversarial_audio": AudioAdversarialLoss,
+    "bytes": BytesLoss,
 }
 
 
 class LossTerms(nn.Module):
-    """A recipe's reconstruction losses with their weights, and the adversary if there is one.
+    """A recipe's reconstruction losses with their weights, the adversary and the balancer.
 
-    `plain` and `adversary` are the parts; `forward` gives the weighted sum of the plain ones and
-    every term unweighted, by name, detached, for the log.
+    The trainer asks for the terms, lets the adversary play, and combines both; `forward` is the
+    weighted sum without either.
     """
 
-    def __init__(self, terms: Mapping[str, tuple[float, nn.Module]]):
+    def __init__(
+        self, terms: Mapping[str, tuple[float, nn.Module]], balancer: LossBalancer | None = None
+    ):
         super().__init__()
-        plain = {n: t for n, t in terms.items() if not isinstance(t[1], AdversarialLoss)}
+        plain = {n: t for n, t in terms.items() if not isinstance(t[1], Adversary)}
         if not plain:
             raise ConfigError(
                 "training wants at least one loss that compares pixels (l1, l2, psnr, "
-                f"perceptual); got {sorted(terms)}."
+                f"perceptual), samples (mel, stft, waveform) or bytes; got {sorted(terms)}."
             )
         self.weights = {name: float(weight) for name, (weight, _) in terms.items()}
         self.plain = nn.ModuleDict({name: module for name, (_, module) in plain.items()})
-        adversaries = [n for n, t in terms.items() if isinstance(t[1], AdversarialLoss)]
+        adversaries = [n for n, t in terms.items() if isinstance(t[1], Adversary)]
         if len(adversaries) > 1:
             raise ConfigError(f"one adversary at a time; got {adversaries}.")
         self.adversary_name = adversaries[0] if adversaries else None
         self.adversary = terms[adversaries[0]][1] if adversaries else None
+        if balancer is not None and self.adversary is not None and self.adversary.adaptive:
+            raise ConfigError(
+                f"losses.balancer weighs the adversary already: set losses.{self.adversary_name}."
+                "adaptive=false, or leave the balancer out."
+            )
+        self.balancer = balancer
 
     @property
     def adversary_weight(self) -> float:
         return self.weights[self.adversary_name] if self.adversary_name else 0.0
 
     def forward(self, reconstruction: Tensor, target: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        total, named = reconstruction.new_zeros((), dtype=torch.float32), {}
-        for name, module in self.plain.items():
-            value = module(reconstruction, target)
-            total = total + self.weights[name] * value
-            named[name] = value.detach()
-        return total, named
+        """The weighted sum of the plain terms, and each unweighted, detached, by name."""
+        terms = self.terms(reconstruction, target)
+        return self._sum(terms), {name: value.detach() for name, value in terms.items()}
+
+    def terms(self, reconstruction: Tensor, target: Tensor) -> dict[str, Tensor]:
+        """The plain terms, unweighted, float32 scalars with their graph."""
+        return {name: module(reconstruction, target) for name, module in self.plain.items()}
+
+    def combine(
+        self,
+        terms: Mapping[str, Tensor],
+        game: Mapping[str, Tensor],
+        reconstruction: Tensor,
+        last_layer: nn.Parameter | None,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss to go back from, and what to log, detached.
+
+        Args:
+            terms: from `terms`.
+            game: the adversary's `generator_terms`; empty while it does not play.
+            reconstruction: what both were made from.
+            last_layer: where an adaptive adversary's weight is measured.
+        """
+        named = {name: value.detach() for name, value in {**terms, **game}.items()}
+        if self.balancer is not None:
+            weights = dict(self.weights)
+            if game:
+                parts = self.adversary.term_weights
+                weights |= {n: self.adversary_weight * part for n, part in parts.items()}
+            loss, norms = self.balancer.balance({**terms, **game}, weights, reconstruction)
+            return loss, named | {f"{name}_gradient": norm for name, norm in norms.items()}
+        loss = self._sum(terms)
+        if game:
+            part = self.adversary.weighted(game)
+            scale = self.adversary.adaptive_weight(loss, part, last_layer)
+            named["adaptive_weight"] = scale.detach()
+            loss = loss + self.adversary_weight * scale * part
+        return loss, named
+
+    def _sum(self, terms: Mapping[str, Tensor]) -> Tensor:
+        values = [self.weights[name] * value for name, value in terms.items()]
+        return sum(values[1:], start=values[0])
 
 
 def build_losses(section: Mapping[str, Any]) -> LossTerms:
     """A recipe's `losses` section to modules.
 
     Args:
-        section: name to weight, or name to {weight: ..., option: ...}.
+        section: name to weight, or name to {weight: ..., option: ...}; and `balancer`, true or
+            the options of `LossBalancer`.
 
     Raises:
-        ConfigError: a name, an option or a weight that no loss has.
+        ConfigError: a name, an option or a weight that no loss has, or an option missing.
     """
     terms = {}
     for name, value in section.items():
+        if name == BALANCER:
+            continue
         if name not in LOSSES:
-            near = difflib.get_close_matches(name, LOSSES, 1)
+            known = [*LOSSES, BALANCER]
+            near = difflib.get_close_matches(name, known, 1)
             hint = f" Did you mean {near[0]!r}?" if near else ""
-            raise ConfigError(f"losses are {sorted(LOSSES)}; got {name!r}.{hint}")
+            raise ConfigError(f"losses are {sorted(known)}; got {name!r}.{hint}")
         options = dict(value) if isinstance(value, Mapping) else {"weight": value}
         weight = options.pop("weight", 1.0)
         if isinstance(weight, bool) or not isinstance(weight, int | float) or weight <= 0:
             raise ConfigError(f"losses.{name} wants a weight above 0; got {weight!r}.")
-        known = inspect.signature(LOSSES[name]).parameters
-        if unknown := sorted(set(options) - set(known)):
-            raise ConfigError(
-                f"losses.{name} takes weight{''.join(f', {k}' for k in known)}; got {unknown}."
-            )
+        _check_options(name, options, LOSSES[name], "weight")
         terms[name] = (weight, LOSSES[name](**options))
-    return LossTerms(terms)
+    return LossTerms(terms, _build_balancer(section.get(BALANCER, False)))
+
+
+def _build_balancer(value: Any) -> LossBalancer | None:
+    if isinstance(value, bool):
+        return LossBalancer() if value else None
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"losses.balancer is true, false or a mapping of options; got {value!r}.")
+    _check_options(BALANCER, value, LossBalancer)
+    return LossBalancer(**value)
+
+
+def _check_options(
+    name: str, options: Mapping[str, Any], builder: Callable[..., Any], *others: str
+) -> None:
+    """Refuses an option that the builder does not take, and one that it must have."""
+    known = inspect.signature(builder).parameters
+    # a module without a constructor shows nn.Module's *args and **kwargs
+    known = {k: p for k, p in known.items() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
+    if unknown := sorted(set(options) - set(known)):
+        takes = ", ".join([*others, *known])
+        raise ConfigError(f"losses.{name} takes {takes}; got {unknown}.")
+    needed = [k for k, p in known.items() if p.default is p.empty and k not in options]
+    if needed:
+        raise ConfigError(
+            f"losses.{name} wants {', '.join(needed)}: set losses.{name}.{needed[0]}."
+        )

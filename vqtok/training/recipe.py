@@ -23,115 +23,22 @@ from typing import Any, Literal
 import yaml
 
 from vqtok.errors import ConfigError
+from vqtok.models.registration import FAMILIES, Family
+from vqtok.training.recipe_sections import (
+    MODALITIES,
+    DataSection,
+    EvaluationSection,
+    ModelSection,
+    TrainingSection,
+)
 
-
-@dataclass
-class ModelSection:
-    """A preset with overrides of its configuration, or a tokenizer to go on from."""
-
-    type: str = "vim_vq"
-    preset: str | None = None
-    overrides: dict[str, Any] = field(default_factory=dict)
-    from_pretrained: str | None = None
-
-    def check(self) -> None:
-        if (self.preset is None) == (self.from_pretrained is None):
-            raise ConfigError("model wants either preset or from_pretrained, and not both.")
-        if self.from_pretrained is not None and self.overrides:
-            raise ConfigError("model.overrides change a preset; a loaded tokenizer is as it is.")
-
-
-@dataclass
-class DataSection:
-    """Where images come from and how they are cropped; see `ImageStore` and `RandomCrops`."""
-
-    source: str = ""
-    column: str = "image"
-    limit: int | None = None
-    memory_mb: int = 4096
-    crop: int = 128
-    scale: list[float | None] = field(default_factory=lambda: [1.0, None])
-    flip: bool = True
-    workers: int = 0
-
-    def check(self) -> None:
-        if not self.source:
-            raise ConfigError("data.source is missing: name a folder or a parquet file.")
-        if len(self.scale) != 2 or self.scale[0] is None:
-            raise ConfigError(f"data.scale is [smallest, largest or null]; got {self.scale}.")
-
-
-@dataclass
-class TrainingSection:
-    """The optimizer (AdamW), its schedule, and the rhythm of logs, checkpoints and evaluations.
-
-    `batch_size` is a process's; `accumulation` of them make an optimizer step. A step count of 0
-    turns evaluation (`eval_steps`) off; checkpoints are always written at the end.
-    """
-
-    steps: int = 10_000
-    batch_size: int = 16
-    accumulation: int = 1
-    lr: float = 1e-3
-    lr_min: float = 0.0
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    warmup_steps: int = 200
-    weight_decay: float = 0.01
-    betas: list[float] = field(default_factory=lambda: [0.9, 0.99])
-    grad_clip: float = 1.0
-    ema_decay: float = 0.999
-    init_batches: int | None = None
-    precision: Literal["fp32", "bf16"] = "fp32"
-    device: Literal["auto", "cpu"] = "auto"
-    threads: int | None = None
-    seed: int = 0
-    log_steps: int = 50
-    save_steps: int = 500
-    keep_checkpoints: int = 2
-    eval_steps: int = 0
-    report_to: list[str] = field(default_factory=list)
-
-    def check(self) -> None:
-        for name in ("steps", "batch_size", "accumulation", "log_steps", "save_steps"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"training.{name} must be at least 1; got {getattr(self, name)}.")
-        if self.keep_checkpoints < 2:
-            raise ConfigError(
-                "training.keep_checkpoints must be at least 2: an interrupted save leaves the "
-                f"older one; got {self.keep_checkpoints}."
-            )
-        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
-            raise ConfigError(f"training.betas are two numbers in [0, 1); got {self.betas}.")
-        if not 0 <= self.lr_min <= self.lr or self.lr == 0:
-            raise ConfigError(
-                f"training wants 0 <= lr_min <= lr, lr above 0; got {self.lr_min}, {self.lr}."
-            )
-        if self.lr_min and self.schedule != "cosine":
-            raise ConfigError(
-                f"training.lr_min belongs to the cosine schedule; {self.schedule} does not use it."
-            )
-        if not 0 <= self.ema_decay < 1:
-            raise ConfigError(f"training.ema_decay is 0 (off) to below 1; got {self.ema_decay}.")
-        if self.grad_clip < 0 or self.weight_decay < 0 or self.warmup_steps < 0:
-            raise ConfigError("training.grad_clip, weight_decay, warmup_steps: none below 0.")
-
-
-@dataclass
-class EvaluationSection:
-    """Images to report on: centre squares, resized to `size`. Without a source there is none."""
-
-    source: str | None = None
-    column: str = "image"
-    limit: int | None = None
-    size: int = 256
-    batch_size: int = 8
-
-    def check(self) -> None:
-        if self.size < 16 or self.batch_size < 1:
-            raise ConfigError(
-                f"evaluation wants size >= 16 and batch_size >= 1; got {self.size}, "
-                f"{self.batch_size}."
-            )
+# the losses of a recipe that names none
+LOSSES_OF = {
+    "image": {"l1": 0.2, "l2": 1.0},
+    "audio": {"waveform": 1.0, "stft": 1.0},
+    "text": {"bytes": 1.0},
+    "embedding": {"l2": 1.0},
+}
 
 
 @dataclass
@@ -140,17 +47,36 @@ class Recipe:
 
     model: ModelSection
     data: DataSection
-    losses: dict[str, Any] = field(default_factory=lambda: {"l1": 0.2, "l2": 1.0})
+    losses: dict[str, Any]
+    evaluation: EvaluationSection
     training: TrainingSection = field(default_factory=TrainingSection)
-    evaluation: EvaluationSection = field(default_factory=EvaluationSection)
     output: str = "runs/vqtok"
     resume: bool = False
 
     def check(self) -> None:
         for section in (self.model, self.data, self.training, self.evaluation):
             section.check()
+        self._check_preset()
         if self.training.eval_steps and self.evaluation.source is None:
             raise ConfigError("training.eval_steps is set, but evaluation.source is missing.")
+
+    def _check_preset(self) -> None:
+        model = self.model
+        if model.from_pretrained is not None:
+            return
+        if hasattr(family_of(model.type).config_class, "preset"):
+            if model.preset is None:
+                raise ConfigError("model wants either preset or from_pretrained, and not both.")
+        elif model.preset is not None:
+            raise ConfigError(
+                f"a model of type {model.type} has no presets: leave model.preset out, and say in "
+                "model.overrides what it is."
+            )
+
+    @property
+    def modality(self) -> str:
+        """What the model takes: a key of `MODALITIES`."""
+        return family_of(self.model.type).model_class.modality
 
     def as_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -183,9 +109,22 @@ def load_recipe(path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
 
 def parse_recipe(tree: Mapping[str, Any]) -> Recipe:
     """A nested mapping to a checked Recipe."""
-    recipe = _build(Recipe, tree, "")
+    model = tree.get("model", {})
+    kind = model.get("type", ModelSection.type) if isinstance(model, Mapping) else None
+    modality = family_of(kind).model_class.modality
+    data, evaluation = MODALITIES[modality]
+    tree = {"losses": LOSSES_OF[modality], "evaluation": {}} | dict(tree)
+    recipe = _build(Recipe, tree, "", {"data": data, "evaluation": evaluation})
     recipe.check()
     return recipe
+
+
+def family_of(kind: Any) -> Family:
+    """The family of models with this `model.type`, the name of its folder."""
+    families = {family.folder: family for family in FAMILIES.values()}
+    if kind not in families:
+        raise ConfigError(f"model.type is one of {sorted(families)}; got {kind!r}.")
+    return families[kind]
 
 
 def _apply_override(tree: dict[str, Any], override: str) -> None:
@@ -216,10 +155,11 @@ def refuse_unknown(keys: Iterable[Any], known: Iterable[str], where: str) -> Non
             raise ConfigError(f"{where + '.' if where else ''}{key} is not a recipe key: {hint}")
 
 
-def _build(cls: type, tree: Any, where: str):
+def _build(cls: type, tree: Any, where: str, narrower: Mapping[str, type] | None = None):
+    """A dataclass from a mapping; `narrower` has other types for some of its fields."""
     if not isinstance(tree, Mapping):
         raise ConfigError(f"{where} should be a mapping; got {tree!r}.")
-    hints = typing.get_type_hints(cls)
+    hints = typing.get_type_hints(cls) | dict(narrower or {})
     refuse_unknown(tree, hints, where)
     missing = [
         f.name

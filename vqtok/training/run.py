@@ -1,29 +1,27 @@
 """A recipe carried out: build the parts, train or resume, evaluate, save the tokenizer."""
 
 import dataclasses
-import functools
 import json
 import logging
 import os
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import yaml
 from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedConfig, TrainingArguments, set_seed
 
 from vqtok.errors import ConfigError
-from vqtok.metrics.image import to_uint8
 from vqtok.models.auto import AutoVQTokenizer
 from vqtok.models.base import VQTokenizerModel
 from vqtok.models.fingerprint import SHARED_FIELDS
-from vqtok.models.registration import FAMILIES, Family
+from vqtok.models.registration import Family
 from vqtok.training.checkpoints import last_complete_checkpoint
-from vqtok.training.image_data import ImageStore, RandomCrops, centre_squares
 from vqtok.training.losses import build_losses
-from vqtok.training.recipe import ModelSection, Recipe, refuse_unknown
+from vqtok.training.modalities import TASKS
+from vqtok.training.recipe import Recipe, family_of, refuse_unknown
+from vqtok.training.recipe_sections import ModelSection
 from vqtok.training.trainer import VQTrainer
 
 logger = logging.getLogger(__name__)
@@ -61,7 +59,7 @@ def run_recipe(recipe: Recipe) -> RunResult:
         ConfigError: the output folder has a run and `resume` is off, or it has a run of another
             model; a value of the recipe that cannot be.
         LoadError: model.from_pretrained names no tokenizer.
-        InputError: an image cannot be read; the message names it.
+        InputError: an item of the data cannot be read; the message names it.
     """
     output = Path(recipe.output)
     checkpoint = last_complete_checkpoint(output) if output.is_dir() else None
@@ -90,7 +88,7 @@ def run_recipe(recipe: Recipe) -> RunResult:
     if trainer.stop_on_signal.stopped:
         return RunResult("interrupted", step, str(output), None, {})
     report = {"step": step}
-    if trainer.eval_images is not None:
+    if trainer.evaluation is not None:
         if trainer.last_evaluation[0] != step:
             trainer.evaluate()
         metrics = trainer.last_evaluation[1]
@@ -103,31 +101,29 @@ def run_recipe(recipe: Recipe) -> RunResult:
 
 
 def build_trainer(recipe: Recipe, arguments: TrainingArguments) -> VQTrainer:
-    """Everything a recipe names, put together; reads the images."""
+    """Everything a recipe names, put together; reads the data."""
     set_seed(recipe.training.seed)
     model = build_model(recipe)
     losses = build_losses(recipe.losses)
-    training, data, evaluation = recipe.training, recipe.data, recipe.evaluation
-    read = functools.partial(read_pixels, model)
-    store = ImageStore(data.source, data.column, data.limit, data.memory_mb, read)
+    training, task = recipe.training, TASKS[recipe.modality]
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ConfigError(
+            f"{type(model).__name__} with this configuration has no weights to train by steps: "
+            "give it layers, or let `fit` find its codebooks."
+        )
     samples = training.steps * training.batch_size * training.accumulation * arguments.world_size
-    crops = RandomCrops(
-        store, samples, data.crop, training.seed, (data.scale[0], data.scale[1]), data.flip
-    )
-    eval_images = None
-    if evaluation.source is not None:
-        # encoded until it is their turn: only the small squares stay
-        originals = ImageStore(evaluation.source, evaluation.column, evaluation.limit, 0, read)
-        eval_images = centre_squares(originals, evaluation.size)
+    stream = task.data(model, recipe.data, samples, training.seed)
+    reported = recipe.evaluation.source is not None
     init_batches = training.init_batches
     if init_batches is None:
         init_batches = 0 if recipe.model.from_pretrained else 8
     return VQTrainer(
         model=model,
         args=arguments,
-        train_dataset=crops,
+        train_dataset=stream,
         losses=losses,
-        eval_images=eval_images,
+        data_collator=task.collate,
+        evaluation=task.evaluation(model, recipe.evaluation) if reported else None,
         ema_decay=training.ema_decay,
         init_batches=init_batches,
     )
@@ -141,10 +137,7 @@ def build_model(recipe: Recipe) -> VQTokenizerModel:
         LoadError: `from_pretrained` names no tokenizer.
     """
     section = recipe.model
-    families = image_families()
-    if section.type not in families:
-        raise ConfigError(f"model.type is one of {sorted(families)}; got {section.type!r}.")
-    family = families[section.type]
+    family = family_of(section.type)
     if section.from_pretrained is None:
         return family.model_class(build_config(family, section))
     model = AutoVQTokenizer.from_pretrained(section.from_pretrained, device="cpu")
@@ -156,11 +149,6 @@ def build_model(recipe: Recipe) -> VQTokenizerModel:
     return model
 
 
-def image_families() -> dict[str, Family]:
-    """What can be trained on images, by model.type."""
-    return {family.folder: family for family in FAMILIES.values() if family.image_processor}
-
-
 def build_config(family: Family, section: ModelSection) -> PreTrainedConfig:
     """The preset with its overrides; a name that the configuration lacks is refused."""
     config_class = family.config_class
@@ -168,15 +156,11 @@ def build_config(family: Family, section: ModelSection) -> PreTrainedConfig:
     known = {field.name for field in dataclasses.fields(config_class)} - SHARED_FIELDS
     refuse_unknown(section.overrides, known, "model.overrides")
     try:
+        if section.preset is None:  # the recipe's check knows whether there are any
+            return config_class(**section.overrides)
         return config_class.preset(section.preset, **section.overrides)
     except StrictDataclassError as error:
         raise ConfigError(f"model.overrides cannot be: {error.__cause__ or error}") from error
-
-
-def read_pixels(model: VQTokenizerModel, item: Any) -> np.ndarray:
-    """A picture as the model's own processor reads it, to uint8 [H, W, 3]."""
-    pixels, _ = model.processor.read(item)
-    return np.ascontiguousarray(to_uint8(pixels).permute(1, 2, 0).numpy())
 
 
 def training_arguments(recipe: Recipe) -> TrainingArguments:
@@ -189,7 +173,6 @@ def training_arguments(recipe: Recipe) -> TrainingArguments:
         output_dir=recipe.output,
         max_steps=training.steps,
         per_device_train_batch_size=training.batch_size,
-        per_device_eval_batch_size=recipe.evaluation.batch_size,
         gradient_accumulation_steps=training.accumulation,
         learning_rate=training.lr,
         lr_scheduler_type=SCHEDULES[training.schedule],

@@ -25,11 +25,12 @@ from transformers import (
 )
 
 from vqtok.errors import ConfigError
+from vqtok.models.reconstruction import crop
 from vqtok.training import callbacks as events
 from vqtok.training.averaging import ParameterAverage
 from vqtok.training.checkpoints import CheckpointState, last_complete_checkpoint
 from vqtok.training.code_window import CodeWindow
-from vqtok.training.evaluation import evaluate_images, reconstruct_codes
+from vqtok.training.evaluation import Evaluation
 from vqtok.training.image_data import collate_crops
 from vqtok.training.losses import LossTerms
 
@@ -45,7 +46,7 @@ class VQTrainer(Trainer):
         args: transformers' arguments; `vqtok.training.recipe` makes them from a recipe.
         train_dataset: one item a sample, in the order of the run; see `RandomCrops`.
         losses: the reconstruction losses, from `build_losses`.
-        eval_images: uint8 [N, 3, H, W]; needed where `args.eval_strategy` is not "no".
+        evaluation: what makes the reports; needed where `args.eval_strategy` is not "no".
         ema_decay: 0 is no averaging; the average is what gets evaluated and saved as the result.
         init_batches: how many batches' latents start the codebook; 0 leaves it to the model.
         data_collator: a list of samples to the model's arguments.
@@ -65,7 +66,7 @@ class VQTrainer(Trainer):
         args: TrainingArguments,
         train_dataset: Dataset,
         losses: LossTerms,
-        eval_images: Tensor | None = None,
+        evaluation: Evaluation | None = None,
         ema_decay: float = 0.0,
         init_batches: int = 0,
         data_collator=collate_crops,
@@ -77,19 +78,20 @@ class VQTrainer(Trainer):
             model=model,
             args=args,
             train_dataset=train_dataset,
-            eval_dataset=eval_images,
+            eval_dataset=evaluation,  # the Trainer only looks whether there is one
             data_collator=data_collator,
             callbacks=callbacks,
         )
         if not has_cache_flag:
             del model.config.use_cache  # the Trainer writes this word of language models
         self.losses = losses.to(args.device)
-        self.eval_images, self.init_batches = eval_images, init_batches
+        self.evaluation, self.init_batches = evaluation, init_batches
         self.average = ParameterAverage(model, ema_decay) if ema_decay else None
         self._code_window = CodeWindow(model.codebook_sizes, args.device)
         self._sums: dict[str, Tensor] = {}
         self.last_evaluation: tuple[int, dict[str, float]] = (-1, {})
-        self._last_layer = _last_layer(model) if losses.adversary else None
+        adaptive = losses.adversary is not None and losses.adversary.adaptive
+        self._last_layer = _last_layer(model) if adaptive else None
         self._add_callbacks()
 
     def _add_callbacks(self) -> None:
@@ -99,21 +101,23 @@ class VQTrainer(Trainer):
         if self.losses.adversary is not None:
             self.add_callback(events.AdversaryStep(self.losses.adversary))
             parts["adversary"] = self.losses.adversary
+        if self.losses.balancer is not None:
+            parts["balancer"] = self.losses.balancer
         if self.average is not None:
             self.add_callback(events.AverageUpdate(self.average))
             parts["average"] = self.average
-        if self.eval_images is not None:
-            first = self.eval_images[:4]
-            self.add_callback(
-                events.ReconstructionGrid(first, self.reconstruct, self._report_image)
-            )
+        shown = ()
+        if self.evaluation is not None:
+            shown = self.evaluation.shown
+            if examples := self.evaluation.examples(self.reconstruct, self._report_image):
+                self.add_callback(examples)
         self.stop_on_signal = events.StopOnSignal()
         self.add_callback(self.stop_on_signal)
         self.add_callback(events.MetricsFile())
         for default in (PrinterCallback, ProgressCallback):
             self.remove_callback(default)
         if not self.args.disable_tqdm:
-            self.add_callback(events.StderrProgress())
+            self.add_callback(events.StderrProgress(shown))
         self._checkpoint_state = CheckpointState(parts)
         self.add_callback(self._checkpoint_state)
 
@@ -128,47 +132,47 @@ class VQTrainer(Trainer):
     ):
         target = inputs[self.model.main_input_name]
         out = model(target)
-        plain, named = self.losses(out.reconstruction, target)
-        loss = plain + out.losses["quantizer"]
-        adversary = self.losses.adversary
-        if adversary is not None and adversary.active(self.state.global_step):
-            game, terms = self._play(plain, out.reconstruction, target)
-            loss, named = loss + game, named | terms
+        ours, adversary, game = out.reconstruction, self.losses.adversary, {}
+        terms = self.losses.terms(ours, target)
+        playing = adversary is not None and adversary.active(self.state.global_step)
+        if playing:
+            with self.accelerator.autocast():
+                game = adversary.generator_terms(ours, target)
+        loss, named = self.losses.combine(terms, game, ours, self._last_layer)
+        if playing:
+            named |= self._train_discriminator(ours, target)
+        loss = loss + out.losses["quantizer"]
         named |= {name: value.detach() for name, value in out.losses.items()}
         self._watch(named, out)
         return (loss, out) if return_outputs else loss
 
-    def _play(
-        self, plain: Tensor, reconstruction: Tensor, target: Tensor
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The model's part of the game, weighted; the discriminator's gradients on the side."""
-        adversary = self.losses.adversary
+    def _train_discriminator(self, reconstruction: Tensor, target: Tensor) -> dict[str, Tensor]:
+        """The other side of the game: gradients for the discriminator's own step."""
         with self.accelerator.autocast():
-            game = adversary.generator(reconstruction)
-        scale = adversary.adaptive_weight(plain, game, self._last_layer)
-        with self.accelerator.autocast():
-            terms = adversary.discriminator_loss(reconstruction, target)
+            terms = self.losses.adversary.discriminator_loss(reconstruction, target)
         (terms.pop("loss") / self.current_gradient_accumulation_steps).backward()
-        terms |= {"adversarial": game, "adaptive_weight": scale}
-        weighted = self.losses.adversary_weight * scale * game
-        return weighted, {name: value.detach() for name, value in terms.items()}
+        return {name: value.detach() for name, value in terms.items()}
 
     def start_codebook(self) -> None:
-        """k-means start on the latents of the first batches; every process brings its own."""
+        """Starts the codes on the first batches; every process brings its own."""
         if not self.init_batches:
             return
         size, rank, world = self._train_batch_size, self.args.process_index, self.args.world_size
-        samples, latents = len(self.train_dataset), []
+        samples, inputs = len(self.train_dataset), []
         logger.info("starting the codebook on the latents of %d batches", self.init_batches * world)
         self.model.eval()
         with torch.no_grad(), self.accelerator.autocast():
             for batch in range(rank, self.init_batches * world, world):
                 indices = [i % samples for i in range(batch * size, (batch + 1) * size)]
                 crops = self.data_collator([self.train_dataset[i] for i in indices])
-                inputs = self._prepare_inputs(crops)[self.model.main_input_name]
-                latents.append(self.model.encoder(inputs).float())
+                inputs.append(self._prepare_inputs(crops)[self.model.main_input_name])
+            if hasattr(self.model, "start_codebooks"):
+                # it knows better than k-means on latents
+                self.model.start_codebooks(torch.cat(inputs))
+            else:
+                latents = [self.model.encoder(batch).float() for batch in inputs]
+                self.model.quantizer.initialize(torch.cat(latents))
         self.model.train()
-        self.model.quantizer.initialize(torch.cat(latents))
         if self.average is not None:
             self.average.reset()
 
@@ -193,18 +197,17 @@ class VQTrainer(Trainer):
 
     def evaluate(
         self,
-        eval_dataset: Tensor | None = None,
+        eval_dataset: Evaluation | None = None,
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
     ) -> dict[str, float]:
         """Rate, distortion and codebook health, with the averaged parameters."""
-        images = self.eval_images if eval_dataset is None else eval_dataset
-        if images is None:
-            raise ConfigError("evaluation wants images: give VQTrainer eval_images.")
-        size, rank, world = self.args.eval_batch_size, self.args.process_index, self.args.world_size
+        evaluation = self.evaluation if eval_dataset is None else eval_dataset
+        if evaluation is None:
+            raise ConfigError("there is nothing to evaluate on: give VQTrainer an evaluation.")
         with self.averaged():
-            report = evaluate_images(self.model, images, size, rank, world)
-        metrics = {f"{metric_key_prefix}_{k}": v for k, v in report.flat().items()}
+            report = evaluation.report(self.model, self.args.process_index, self.args.world_size)
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in report.items()}
         self.log(metrics)
         self.last_evaluation = (self.state.global_step, metrics)
         self.control = self.callback_handler.on_evaluate(
@@ -213,15 +216,14 @@ class VQTrainer(Trainer):
         return metrics
 
     @torch.no_grad()
-    def reconstruct(self, pixel_values: Tensor) -> Tensor:
-        """[B, C, H, W] through the codes and back, with the averaged parameters."""
+    def reconstruct(self, inputs: Tensor) -> Tensor:
+        """Inputs [B, C, ...] through the codes and back, with the averaged parameters."""
         was_training = self.model.training
         self.model.eval()
         with self.averaged():
-            codes = self.model.encode(pixel_values)
-            pixels = reconstruct_codes(self.model, codes, pixel_values.shape[-2:])
+            outputs = crop(self.model.decode(self.model.encode(inputs)), inputs.shape)
         self.model.train(was_training)
-        return pixels
+        return outputs
 
     def save_tokenizer(self, folder: str | Path) -> None:
         """The result: the model with the averaged parameters, by `save_pretrained`."""
