@@ -7,8 +7,8 @@
     images = tok.detokenize(tokens)
 
 Importing the package is quick, because every name loads its module on first use. It also makes
-transformers' AutoConfig, AutoModel and AutoImageProcessor know the models, without importing
-transformers: they are told at the moment when they are first imported themselves.
+transformers' AutoConfig, AutoModel, AutoImageProcessor and AutoFeatureExtractor know the models,
+without importing transformers: they are told at the moment when they are first imported themselves.
 """
 
 import importlib
@@ -26,7 +26,12 @@ _NAMES = {
     "EmbeddingVQConfig": "vqtok.models.embedding_vq.configuration_embedding_vq",
     "EmbeddingVQModel": "vqtok.models.embedding_vq.modeling_embedding_vq",
     "Fingerprint": "vqtok.models.fingerprint",
+    "RVQCodecConfig": "vqtok.models.rvq_codec.configuration_rvq_codec",
+    "RVQCodecModel": "vqtok.models.rvq_codec.modeling_rvq_codec",
+    "RVQCodecProcessor": "vqtok.models.rvq_codec.audio_processing_rvq_codec",
     "Rate": "vqtok.models.outputs",
+    "TextVQConfig": "vqtok.models.text_vq.configuration_text_vq",
+    "TextVQModel": "vqtok.models.text_vq.modeling_text_vq",
     "VQTokenizerModel": "vqtok.models.base",
     "VQTokenizerOutput": "vqtok.models.outputs",
     "VQTokens": "vqtok.models.outputs",
@@ -38,7 +43,18 @@ _NAMES = {
     "load_codes": "vqtok.data",
     "tokenize_dataset": "vqtok.data",
 }
-_MODULES = ("data", "devices", "errors", "metrics", "models", "nn", "ops", "quantizers", "training")
+_MODULES = (
+    "data",
+    "devices",
+    "errors",
+    "layout",
+    "metrics",
+    "models",
+    "nn",
+    "ops",
+    "quantizers",
+    "training",
+)
 
 __all__ = ["__version__", *_NAMES]
 
@@ -81,6 +97,7 @@ _AFTER_IMPORT = {
     "transformers.models.auto.configuration_auto": _registrar("register_configs"),
     "transformers.models.auto.modeling_auto": _registrar("register_models"),
     "transformers.models.auto.image_processing_auto": _registrar("register_image_processors"),
+    "transformers.models.auto.feature_extraction_auto": _registrar("register_feature_extractors"),
     "vqtok.models.base": _give_datasets,
 }
 

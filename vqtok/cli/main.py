@@ -4,6 +4,7 @@ import typer
 
 from vqtok.cli.datasets import decode, evaluate, tokenize
 from vqtok.cli.info import info
+from vqtok.cli.layout import export, layout
 from vqtok.cli.train import train
 
 app = typer.Typer(
@@ -21,3 +22,5 @@ app.command()(decode)
 app.command()(evaluate)
 app.command()(info)
 app.command()(train)
+app.command()(layout)
+app.command()(export)
