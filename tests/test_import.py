@@ -55,7 +55,8 @@ def test_importing_is_quick_and_loads_nothing_heavy():
     "first",
     [
         "import vqtok",
-        "from transformers import AutoConfig, AutoModel, AutoImageProcessor; import vqtok",
+        "from transformers import AutoConfig, AutoModel, AutoImageProcessor, AutoFeatureExtractor; "
+        "import vqtok",
         "import vqtok.models.base",
     ],
 )
@@ -67,17 +68,23 @@ def test_the_auto_classes_know_the_models_in_any_order_and_without_extras(first,
         for name in ("triton", "faiss", "ray", "torch_xla", "datasets"):
             sys.modules[name] = None  # importing it raises ImportError
         {first}
-        from transformers import AutoConfig, AutoImageProcessor, AutoModel
-        from vqtok import VimVQConfig, VimVQModel
+        from transformers import AutoConfig, AutoFeatureExtractor, AutoImageProcessor, AutoModel
+        from vqtok import RVQCodecConfig, RVQCodecModel, VimVQConfig, VimVQModel
 
         folder = {str(tmp_path)!r}
         VimVQModel(VimVQConfig.preset("nano", width=16, latent_dim=4)).save_pretrained(folder)
         for auto in (AutoConfig, AutoModel, AutoImageProcessor):
             print(type(auto.from_pretrained(folder)).__name__)
+        RVQCodecModel(RVQCodecConfig.preset("nano")).save_pretrained(folder)
+        for auto in (AutoConfig, AutoModel, AutoFeatureExtractor):
+            print(type(auto.from_pretrained(folder)).__name__)
         """
     )
 
-    assert printed.split() == ["VimVQConfig", "VimVQModel", "VimVQImageProcessor"]
+    assert printed.split() == [
+        *("VimVQConfig", "VimVQModel", "VimVQImageProcessor"),
+        *("RVQCodecConfig", "RVQCodecModel", "RVQCodecProcessor"),
+    ]
 
 
 def test_every_public_name_is_there():

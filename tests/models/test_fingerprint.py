@@ -174,3 +174,9 @@ def test_saving_and_loading_keep_every_digest(toy, tmp_path):
     toy.save_pretrained(tmp_path)
 
     assert changed(toy, ToyTokenizer.from_pretrained(tmp_path)) == set()
+
+
+def test_a_tokenizer_made_in_inference_mode_has_its_fingerprint():
+    with torch.inference_mode():
+        made = toy_tokenizer()
+    assert made.fingerprint.encode

@@ -1,4 +1,4 @@
-"""transformers' own common model tests, in the installed version, on VIM-VQ.
+"""transformers' own common model tests, in the installed version, on our models.
 
 scripts/test.sh fetches them (scripts/fetch_common_tests.py). Without them this file fails: tests
 that are missing must not look like tests that passed.
@@ -13,6 +13,10 @@ from pathlib import Path
 
 import torch
 
+from vqtok.models.rvq_codec.configuration_rvq_codec import RVQCodecConfig
+from vqtok.models.rvq_codec.modeling_rvq_codec import RVQCodecModel
+from vqtok.models.text_vq.configuration_text_vq import TextVQConfig
+from vqtok.models.text_vq.modeling_text_vq import TextVQModel
 from vqtok.models.vim_vq.configuration_vim_vq import VimVQConfig
 from vqtok.models.vim_vq.modeling_vim_vq import VimVQModel
 
@@ -92,3 +96,97 @@ class TestVimVQWithTransformers(ModelTesterMixin, unittest.TestCase):
 
         assert model.get_input_embeddings() is model.encoder.embedding.proj
         assert model.get_output_embeddings() is None
+
+
+class RVQCodecTester:
+    """The same for the audio codec."""
+
+    batch_size = 2
+    is_training = True
+    num_hidden_layers = 2  # of the encoder
+    expected_num_hidden_layers = 4  # and of the decoder
+    hidden_size = 24  # of the last layer
+    seq_length = 5
+
+    def __init__(self, parent):
+        self.parent = parent
+
+    def get_config(self) -> RVQCodecConfig:
+        return RVQCodecConfig.preset(
+            "nano",
+            strides=[12],
+            widths=[self.hidden_size],
+            encoder_depths=[2],
+            decoder_depths=[2],
+            latent_dim=8,
+            quantizer_config={"kind": "residual", "codebook_size": 16, "num_codebooks": 2},
+        )
+
+    def prepare_config_and_inputs_for_common(self):
+        shape = (self.batch_size, 1, self.seq_length * 12)
+        return self.get_config(), {"input_values": torch.rand(shape) - 0.5}
+
+
+class TestRVQCodecWithTransformers(ModelTesterMixin, unittest.TestCase):
+    all_model_classes = (RVQCodecModel,)
+    pipeline_model_mapping = None
+    has_attentions = False
+    test_resize_embeddings = False
+    test_can_init_all_missing_weights_before_2023 = True
+
+    def setUp(self):
+        self.model_tester = RVQCodecTester(self)
+        self.config_tester = ConfigTester(
+            self, RVQCodecConfig, has_text_modality=False, common_properties=["latent_dim"]
+        )
+
+    def test_config(self):
+        self.config_tester.run_common_tests()
+
+    def test_model_get_set_embeddings(self):
+        """Wants an nn.Embedding; samples enter through a linear map."""
+        model = RVQCodecModel(self.model_tester.get_config())
+
+        assert model.get_input_embeddings() is model.encoder.paths.second[0].proj
+        assert model.get_output_embeddings() is None
+
+
+class TextVQTester:
+    """The same for texts: bytes, one position for four of them."""
+
+    batch_size = 2
+    is_training = True
+    num_hidden_layers = 1  # of the encoder
+    expected_num_hidden_layers = 2  # and of the decoder
+    hidden_size = 16
+    seq_length = 5
+
+    def __init__(self, parent):
+        self.parent = parent
+
+    def get_config(self) -> TextVQConfig:
+        return TextVQConfig.preset(
+            "nano",
+            width=self.hidden_size,
+            quantizer_config={"kind": "residual", "codebook_size": 32, "num_codebooks": 2},
+        )
+
+    def prepare_config_and_inputs_for_common(self):
+        return self.get_config(), {"byte_values": torch.randint(256, (self.batch_size, 20))}
+
+
+class TestTextVQWithTransformers(ModelTesterMixin, unittest.TestCase):
+    all_model_classes = (TextVQModel,)
+    pipeline_model_mapping = None
+    has_attentions = False
+    test_resize_embeddings = False
+    test_can_init_all_missing_weights_before_2023 = True
+
+    def setUp(self):
+        self.model_tester = TextVQTester(self)
+        self.config_tester = ConfigTester(
+            self, TextVQConfig, has_text_modality=False, common_properties=["width"]
+        )
+
+    def test_config(self):
+        self.config_tester.run_common_tests()

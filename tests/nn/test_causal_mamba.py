@@ -9,6 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from vqtok.errors import ConfigError, ShapeError
 from vqtok.nn.causal_mamba import TAPS, CausalMambaBlock
+from vqtok.nn.time_layers import Chain
 from vqtok.ops.scan import state_space_scan_reference
 
 
@@ -25,7 +26,7 @@ def lively_block(width: int = 24) -> CausalMambaBlock:
 def in_chunks(block, x, sizes):
     outputs, state = [], None
     for chunk in x.split(sizes, 1):
-        y, state = block.step(chunk, state)
+        y, state = block.step(chunk, state, last=False)
         outputs.append(y)
     return torch.cat(outputs, 1), state
 
@@ -49,10 +50,23 @@ def test_frame_by_frame_equals_the_whole_and_the_state_does_not_grow():
     got, state = in_chunks(block, x, [1] * 300)
 
     torch.testing.assert_close(got, block(x), rtol=0, atol=1e-5)
-    first = block.step(x[:, :1], None)[1]
+    first = block.step(x[:, :1], None, last=False)[1]
     assert [t.shape for t in state] == [t.shape for t in first]
     # neither holds on to the memory of its chunk
     assert all(t.untyped_storage().nbytes() == t.numel() * 4 for t in state)
+
+
+@torch.no_grad()
+def test_it_fits_a_chain_and_holds_nothing_back():
+    chain, x = Chain(lively_block(), lively_block()), torch.randn(2, 30, 24)
+
+    first, state = chain.step(x[:, :11], None, last=False)
+    nothing, same = chain.step(None, state, last=False)
+    rest, state = chain.step(x[:, 11:], same, last=True)
+
+    assert nothing is None
+    torch.testing.assert_close(torch.cat([first, rest], 1), chain(x), rtol=0, atol=1e-4)
+    assert chain.step(None, state, last=True)[0] is None
 
 
 @torch.no_grad()
@@ -122,7 +136,7 @@ def test_a_fresh_block_is_close_to_the_identity_and_trains_everywhere():
 def test_bfloat16_keeps_its_type_and_a_float32_state_of_the_scan():
     block, x = lively_block().bfloat16(), torch.randn(2, 9, 24).bfloat16()
 
-    y, (tail, scanned) = block.step(x, None)
+    y, (tail, scanned) = block.step(x, None, last=True)
 
     assert y.dtype == tail.dtype == torch.bfloat16
     assert scanned.dtype == torch.float32
@@ -149,6 +163,6 @@ def test_wrong_sizes_signals_and_states_are_refused():
     for wrong in (torch.zeros(4, 16), torch.zeros(2, 4, 8)):
         with pytest.raises(ShapeError, match=r"\[B, T, 16\]"):
             block(wrong)
-    _, state = block.step(torch.zeros(3, 5, 16), None)
+    _, state = block.step(torch.zeros(3, 5, 16), None, last=False)
     with pytest.raises(ShapeError, match="batch of 3; 2"):
-        block.step(torch.zeros(2, 5, 16), state)
+        block.step(torch.zeros(2, 5, 16), state, last=False)

@@ -11,7 +11,7 @@ Shapes: inputs [B, C, H, W] or [B, C, T]; latents [B, *grid, D]; codes [B, Q, *g
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from itertools import chain
 from typing import Any, ClassVar
 
@@ -43,9 +43,8 @@ class VQTokenizerModel(PreTrainedModel):
         encoder: inputs to latents [B, *grid, D].
         quantizer: a `vqtok.quantizers.Quantizer`.
         decoder: latents to outputs, at least as large as the inputs were.
-        processor_class: what turns raw items into tensors and back; its `save_pretrained` and
-            `from_pretrained` keep its options beside the weights, its `code_options()` are those
-            that a code depends on. None: there are no options.
+        processor_class: turns raw items into tensors and back, and keeps its options beside the
+            weights; `code_options()` are those that codes depend on. None: there are no options.
     """
 
     modality: ClassVar[str] = "image"
@@ -92,6 +91,10 @@ class VQTokenizerModel(PreTrainedModel):
     def fingerprint(self) -> Fingerprint:
         """Digests of what the tokenizer computes; see `vqtok.models.fingerprint`."""
         return self._fingerprints.of(self)
+
+    def fingerprint_held(self) -> AbstractContextManager[None]:
+        """For loops that leave the tensors alone: inside, nobody looks whether they changed."""
+        return self._fingerprints.held(self)
 
     @property
     def processor(self):
@@ -301,7 +304,7 @@ class VQTokenizerModel(PreTrainedModel):
         Args:
             save_directory: the folder; made if it is not there.
             dtype: store floating weights of encoder and decoder as this, for a smaller file; the
-                quantizer stays as it is. Loading gives float32 again unless told otherwise.
+                codebooks stay as they are. Loading gives float32 again unless told otherwise.
             kwargs: those of transformers' `save_pretrained`.
         """
         if kwargs.get("push_to_hub"):

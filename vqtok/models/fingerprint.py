@@ -16,6 +16,8 @@ stored tokenizer another name.
 import dataclasses
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,8 +86,21 @@ class FingerprintCache:
         self._key: tuple | None = None
         self._value: Fingerprint | None = None
         self._kept: dict[str, str] = {}
+        self._held = False
+
+    @contextmanager
+    def held(self, model: nn.Module) -> Iterator[None]:
+        """Inside, nobody looks whether the tensors changed: for loops that leave them alone."""
+        self.of(model)
+        before, self._held = self._held, True
+        try:
+            yield
+        finally:
+            self._held = before
 
     def of(self, model: nn.Module) -> Fingerprint:
+        if self._held:
+            return self._value
         key = self._key_of(model)
         if key != self._key:
             value = fingerprint_of(model)
@@ -104,7 +119,10 @@ class FingerprintCache:
     @torch.no_grad()
     def _key_of(model: nn.Module) -> tuple:
         tensors = list(model.state_dict(keep_vars=True).values())
-        seen = tuple((t.data_ptr(), t._version, t.dtype, t.device) for t in tensors)
+        # tensors made in inference mode count no versions
+        versions = (0 if t.is_inference() else t._version for t in tensors)
+        places = ((t.data_ptr(), t.dtype, t.device) for t in tensors)
+        seen = tuple(zip(versions, places, strict=True))
         norm = nn.utils.get_total_norm([t.detach().float() for t in tensors if t.numel()])
         options = canonical_json([model.config.to_dict(), _preprocessing(model)])
         return seen, float(norm), options

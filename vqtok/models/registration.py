@@ -17,6 +17,7 @@ class Family:
     config: str
     model: str
     image_processor: str | None = None
+    feature_extractor: str | None = None
 
     def load(self, kind: str, name: str) -> type:
         module = importlib.import_module(f"vqtok.models.{self.folder}.{kind}_{self.folder}")
@@ -33,7 +34,9 @@ class Family:
 
 FAMILIES = {
     "vqtok_vim_vq": Family("vim_vq", "VimVQConfig", "VimVQModel", "VimVQImageProcessor"),
-    "vqtok_rvq_codec": Family("rvq_codec", "RVQCodecConfig", "RVQCodecModel"),
+    "vqtok_rvq_codec": Family(
+        "rvq_codec", "RVQCodecConfig", "RVQCodecModel", feature_extractor="RVQCodecProcessor"
+    ),
     "vqtok_embedding_vq": Family("embedding_vq", "EmbeddingVQConfig", "EmbeddingVQModel"),
     "vqtok_text_vq": Family("text_vq", "TextVQConfig", "TextVQModel"),
 }
@@ -61,3 +64,11 @@ def register_image_processors(auto: ModuleType) -> None:
             auto.AutoImageProcessor.register(
                 family.config_class, image_processor_classes=classes, exist_ok=True
             )
+
+
+def register_feature_extractors(auto: ModuleType) -> None:
+    """For `AutoFeatureExtractor`; `auto` is transformers.models.auto.feature_extraction_auto."""
+    for family in FAMILIES.values():
+        if family.feature_extractor is not None:
+            extractor = family.load("audio_processing", family.feature_extractor)
+            auto.AutoFeatureExtractor.register(family.config_class, extractor, exist_ok=True)

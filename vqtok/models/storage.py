@@ -24,18 +24,22 @@ MAX_JSON_BYTES = 1_000_000
 def rounded_copy(model: nn.Module, dtype: torch.dtype) -> tuple[nn.Module, dict[str, Tensor]]:
     """A float32 model whose weights fit `dtype`, and its state in that dtype.
 
-    Only matrices and kernels of encoder and decoder are rounded: vectors (norms, biases, step
-    sizes) weigh nothing, and codebooks must not move.
+    Only matrices and kernels of encoder and decoder are rounded, and the sums that codebooks are
+    the means of, which only training looks at: vectors (norms, biases, step sizes) weigh nothing,
+    and codebooks must not move.
     """
     if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
         raise ConfigError(f"dtype must be a floating torch.dtype such as float16; got {dtype!r}.")
     rounded = copy.deepcopy(model)
     state = rounded.state_dict()
     for name, tensor in state.items():
-        network = name.startswith(("encoder.", "decoder."))
-        if network and tensor.is_floating_point() and tensor.ndim >= 2:
-            state[name] = tensor.to(dtype)
-            tensor.copy_(state[name])
+        rounds = name.startswith(("encoder.", "decoder.")) or name.endswith(".code_sums")
+        if not rounds or not tensor.is_floating_point() or tensor.ndim < 2:
+            continue
+        smaller = tensor.to(dtype)
+        if smaller.isfinite().all():  # what is beyond float16 stays as it is
+            state[name] = smaller
+            tensor.copy_(smaller)
     return rounded, state
 
 

@@ -73,21 +73,26 @@ class CausalMambaBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """A whole signal [B, T, D] to the same shape and dtype."""
-        return self.step(x, None)[0]
+        return self.step(x, None, last=True)[0]
 
-    def step(self, x: Tensor, state: State | None) -> tuple[Tensor, State]:
-        """The next frames of a signal.
+    def step(
+        self, x: Tensor | None, state: State | None, last: bool
+    ) -> tuple[Tensor | None, State | None]:
+        """The next frames of a signal, as `vqtok.nn.time_layers.TimeLayer.step`.
 
         Args:
-            x: [B, t, D] with any t, also 0.
+            x: [B, t, D] with any t, also 0; None: no frames are there yet.
             state: what the step before gave; None at the start.
+            last: the signal ends here; nothing was held back, so nothing more comes out.
 
         Returns:
-            [B, t, D], dtype of x, and the state for the next step.
+            [B, t, D], dtype of x, or None for None; and the state for the next step.
 
         Raises:
             ShapeError: another width or number of axes, or the state of another batch.
         """
+        if x is None:
+            return None, state
         if x.ndim != 3 or x.shape[2] != self.width:
             raise ShapeError(
                 f"a Mamba block wants [B, T, {self.width}]; got {list(x.shape)} {x.dtype}."

@@ -20,7 +20,7 @@ def lapped_cosines(hop: int, count: int, causal: bool) -> Tensor:
     if causal:
         step = torch.arange(hop, dtype=torch.float64) + 0.5
         basis = (2 / hop) ** 0.5 * torch.cos(math.pi / hop * step * (wave - 0.5))
-        basis[0] *= 0.5**0.5
+        basis[:1] *= 0.5**0.5
         return torch.cat([torch.zeros_like(basis), basis], 1).float()
     step = torch.arange(2 * hop, dtype=torch.float64) + 0.5
     window = torch.sin(math.pi / (2 * hop) * step)

@@ -66,11 +66,12 @@ class TimeLayer(nn.Module):
         if groups <= 0:
             return None, x
         used = groups * self.stride
-        return self.valid(x[:, : used + self.left + self.right]), x[:, used:]
+        # a copy: a view would keep the whole piece in memory until the next one
+        return self.valid(x[:, : used + self.left + self.right]), x[:, used:].clone()
 
 
 class Chain(nn.Sequential):
-    """Layers one after the other; those that are no TimeLayer look at one step alone."""
+    """Layers one after the other; those without a `step` look at every time by itself."""
 
     def step(self, x: Tensor | None, states: list | None, last: bool) -> Step:
         """As `TimeLayer.step`; the state is a list, one entry a layer."""
@@ -140,7 +141,7 @@ class ConvBlock(TimeLayer):
     Fresh blocks are the identity: the last matrix starts at zero.
     """
 
-    def __init__(self, width: int, kernel: int, causal: bool, expansion: int = 3):
+    def __init__(self, width: int, kernel: int, causal: bool, expansion: int = 2):
         super().__init__()
         self.left, self.right = split_context(kernel - 1, causal)
         self.taps = nn.Parameter(torch.empty(kernel, width))

@@ -1,6 +1,6 @@
 """Sounds to waveforms and back, at the codec's rate; `vqtok.models.audio` reads them.
 
-    path, bytes, (waveform, rate), dict ──read──▶ float32 [C, T] ──write──▶ (float32 [C, T], rate)
+path, bytes, (waveform, rate), dict ──read──▶ float32 [C, T] ──write──▶ (float32 [C, T], rate)
 """
 
 from collections.abc import Iterator

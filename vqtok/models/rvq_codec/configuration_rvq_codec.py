@@ -32,6 +32,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
 }
 MIDDLES = ("none", "mamba", "transformer")
+MIDDLE_DEPTH = 2
 MAX_WIDTH, MAX_DEPTH, MAX_STRIDE, MAX_LEVELS = 8192, 256, 8192, 32
 
 
@@ -66,7 +67,7 @@ class RVQCodecConfig(PreTrainedConfig):
     latent_dim: int = 32
     causal: bool = False
     middle: str = "none"
-    middle_depth: int = 2
+    middle_depth: int = MIDDLE_DEPTH
     quantizer_config: dict[str, Any] | None = None
 
     def __post_init__(self, **kwargs):
@@ -129,6 +130,8 @@ class RVQCodecConfig(PreTrainedConfig):
             raise ConfigError(f"strides must multiply to 2 to {MAX_STRIDE}; got {self.strides}.")
         if self.middle not in MIDDLES:
             raise ConfigError(f"middle is one of {', '.join(MIDDLES)}; got {self.middle!r}.")
+        if self.middle == "none" and self.middle_depth != MIDDLE_DEPTH:
+            raise ConfigError(f"middle_depth={self.middle_depth} wants a middle that is not none.")
 
     def validate_quantizer(self) -> None:
         """`quantizer_config` names a kind, leaves `dim` to `latent_dim`, and is not too deep."""

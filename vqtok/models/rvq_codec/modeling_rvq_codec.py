@@ -8,9 +8,9 @@
 | preset | rate     | hop | codes                     | parameters without codebooks |
 |--------|----------|-----|---------------------------|------------------------------|
 | nano   | 16 kHz   | 216 | 8 x 1,024, 5.9 kbit/s     | 0.2 M                        |
-| 16khz  | 16 kHz   | 216 | 8 x 1,024, 5.9 kbit/s     | 4.0 M                        |
-| 24khz  | 24 kHz   | 320 | 8 x 1,024, 6.0 kbit/s     | 12 M                         |
-| 44khz  | 44.1 kHz | 512 | 9 x 1,024, 7.8 kbit/s     | 21 M                         |
+| 16khz  | 16 kHz   | 216 | 8 x 1,024, 5.9 kbit/s     | 3.0 M                        |
+| 24khz  | 24 kHz   | 320 | 8 x 1,024, 6.0 kbit/s     | 8.6 M                        |
+| 44khz  | 44.1 kHz | 512 | 9 x 1,024, 7.8 kbit/s     | 15 M                         |
 
 Every layer sees zeros before and after its signal, and carries on exactly what the pieces to come
 need: a sound may be coded in pieces of any length with the same codes (`chunk_samples`, `stream`).
