@@ -5,10 +5,10 @@ import math
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
-from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedConfig
 
 from vqtok.errors import ConfigError
+from vqtok.models.presets import check_ranges, from_preset
 from vqtok.models.quantizer_config import check_quantizer_config
 
 # rates: 74.07, 75 and 86.13 frames a second
@@ -83,15 +83,7 @@ class RVQCodecConfig(PreTrainedConfig):
     @classmethod
     def preset(cls, name: str, **overrides) -> "RVQCodecConfig":
         """One of "nano", "16khz", "24khz", "44khz", with fields changed at will."""
-        if name not in PRESETS:
-            raise ConfigError(f"RVQ codec presets are {', '.join(PRESETS)}; got {name!r}.")
-        unknown = sorted(set(overrides) - {field.name for field in dataclasses.fields(cls)})
-        if unknown:
-            raise ConfigError(f"the RVQ codec has no options {', '.join(unknown)}.")
-        try:
-            return cls(**(PRESETS[name] | overrides))
-        except StrictDataclassError as error:  # no ValueError, though it says what is wrong
-            raise ConfigError(str(error)) from error
+        return from_preset(cls, PRESETS, name, overrides)
 
     @property
     def hop_samples(self) -> int:
@@ -116,16 +108,13 @@ class RVQCodecConfig(PreTrainedConfig):
                     f"{name} must be {rates} numbers, one a stride, each {low} to {high}; "
                     f"got {values}."
                 )
-        limits = {
+        ranges = {
             "sample_rate_hz": (4_000, 192_000),
             "channels": (1, 32),
             "latent_dim": (1, self.widths[-1]),
             "middle_depth": (1, MAX_DEPTH),
         }
-        for name, (low, high) in limits.items():
-            value = getattr(self, name)
-            if not low <= value <= high:
-                raise ConfigError(f"{name} must be {low} to {high}; got {value}.")
+        check_ranges(self, ranges)
         if self.hop_samples > MAX_STRIDE or self.hop_samples < 2:
             raise ConfigError(f"strides must multiply to 2 to {MAX_STRIDE}; got {self.strides}.")
         if self.middle not in MIDDLES:

@@ -1,13 +1,12 @@
 """What a text tokenizer is made of: bytes a code position, widths and the quantizer's arguments."""
 
-import dataclasses
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
-from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedConfig
 
 from vqtok.errors import ConfigError
+from vqtok.models.presets import check_ranges, from_preset
 from vqtok.models.quantizer_config import check_quantizer_config
 
 PRESETS: dict[str, dict[str, int]] = {
@@ -55,29 +54,18 @@ class TextVQConfig(PreTrainedConfig):
     @classmethod
     def preset(cls, name: str, **overrides: Any) -> "TextVQConfig":
         """One of the sizes "nano", "tiny", "small", with fields changed at will."""
-        if name not in PRESETS:
-            raise ConfigError(f"text VQ presets are {', '.join(PRESETS)}; got {name!r}.")
-        unknown = sorted(set(overrides) - {field.name for field in dataclasses.fields(cls)})
-        if unknown:
-            raise ConfigError(f"text VQ has no options {', '.join(unknown)}; see TextVQConfig.")
-        try:
-            return cls(**(PRESETS[name] | overrides))
-        except StrictDataclassError as error:  # no ValueError, though it says what is wrong
-            raise ConfigError(str(error)) from error
+        return from_preset(cls, PRESETS, name, overrides)
 
     def validate_sizes(self) -> None:
         """Every size in its range, before anything is allocated."""
-        limits = {
+        ranges = {
             "patch_bytes": (1, MAX_PATCH_BYTES),
             "latent_dim": (self.patch_bytes, 8 * self.patch_bytes),
             "width": (self.latent_dim, MAX_WIDTH),
             "encoder_depth": (0, MAX_DEPTH),
             "decoder_depth": (0, MAX_DEPTH),
         }
-        for name, (low, high) in limits.items():
-            value = getattr(self, name)
-            if not low <= value <= high:
-                raise ConfigError(f"{name} must be {low} to {high}; got {value}.")
+        check_ranges(self, ranges)
         if self.latent_dim % self.patch_bytes:
             raise ConfigError(
                 f"latent_dim must be a multiple of patch_bytes, {self.patch_bytes}; "

@@ -1,13 +1,12 @@
 """What a VIM-VQ tokenizer is made of: sizes, presets and the quantizer's arguments."""
 
-import dataclasses
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
-from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedConfig
 
 from vqtok.errors import ConfigError
+from vqtok.models.presets import check_ranges, from_preset
 from vqtok.models.quantizer_config import check_quantizer_config
 
 PRESETS: dict[str, dict[str, int]] = {
@@ -54,21 +53,13 @@ class VimVQConfig(PreTrainedConfig):
     @classmethod
     def preset(cls, name: str, **overrides) -> "VimVQConfig":
         """One of the sizes "nano", "tiny", "small", "base", with fields changed at will."""
-        if name not in PRESETS:
-            raise ConfigError(f"VIM-VQ presets are {', '.join(PRESETS)}; got {name!r}.")
-        unknown = sorted(set(overrides) - {field.name for field in dataclasses.fields(cls)})
-        if unknown:
-            raise ConfigError(f"VIM-VQ has no options {', '.join(unknown)}; see VimVQConfig.")
-        try:
-            return cls(**(PRESETS[name] | overrides))
-        except StrictDataclassError as error:  # no ValueError, though it says what is wrong
-            raise ConfigError(str(error)) from error
+        return from_preset(cls, PRESETS, name, overrides)
 
     def validate_sizes(self) -> None:
         """Every count in its range, before anything is allocated."""
         if self.patch_pixels not in (8, 16):
             raise ConfigError(f"patch_pixels must be 8 or 16; got {self.patch_pixels}.")
-        limits = {
+        ranges = {
             "width": (8, MAX_WIDTH),
             "encoder_depth": (1, MAX_DEPTH),
             "decoder_depth": (self.encoder_depth, MAX_DEPTH),
@@ -76,10 +67,7 @@ class VimVQConfig(PreTrainedConfig):
             "state_size": (1, 256),
             "refiner_channels": (1, MAX_WIDTH),
         }
-        for name, (low, high) in limits.items():
-            value = getattr(self, name)
-            if not low <= value <= high:
-                raise ConfigError(f"{name} must be {low} to {high}; got {value}.")
+        check_ranges(self, ranges)
         if self.width % 8:
             raise ConfigError(f"width must be a multiple of 8; got {self.width}.")
 
