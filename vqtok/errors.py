@@ -42,3 +42,10 @@ class InputError(VqtokError, ValueError):
 
 class FingerprintError(VqtokError, ValueError):
     """Codes and tokenizer do not belong together."""
+
+
+def raised_again(kind: str, message: str) -> VqtokError:
+    """An error that another process told of, by the name of its class."""
+    found = globals().get(kind)
+    is_ours = isinstance(found, type) and issubclass(found, VqtokError)
+    return (found if is_ours else VqtokError)(message)

@@ -88,8 +88,8 @@ def test_resume_goes_on_and_its_absence_is_an_error(vqtok_command, photos, tmp_p
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        (("--workers", "2"), "workers must be 1"),
-        (("--executor", "ray"), "not available"),
+        (("--workers", "0"), "workers must be at least 1"),
+        (("--executor", "spark"), "executor must be one of"),
         (("--num-codebooks", "2"), "num_codebooks"),
         (("--keep", "label"), "--keep"),
         (("--tokenizer", "nobody"), "nobody is no tokenizer. It has no config.json."),

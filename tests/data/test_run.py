@@ -219,8 +219,8 @@ def test_a_folder_in_use_is_refused_without_resume(photos, tmp_path, tokenizer):
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"workers": 2}, "workers must be 1"),
-        ({"executor": "ray"}, "not available"),
+        ({"workers": 0}, "workers must be at least 1"),
+        ({"executor": "spark"}, "executor must be one of"),
         ({"unit_rows": 0}, "unit_rows"),
         ({"batch_size": 0}, "batch_size"),
         ({"num_codebooks": 2}, "num_codebooks"),

@@ -1,5 +1,6 @@
 """`vqtok tokenize`, `decode` and `evaluate`."""
 
+import functools
 from pathlib import Path
 from typing import Annotated
 
@@ -21,7 +22,28 @@ from vqtok.cli.console import (
 MAX_BAD_FRAC = 0.9
 
 Source = Annotated[
-    str, typer.Argument(metavar="SOURCE", help="A folder of images, an image, parquet or arrow.")
+    str,
+    typer.Argument(
+        metavar="SOURCE",
+        help="A folder of images, sounds, .txt or .npy; one file; parquet or arrow.",
+    ),
+]
+
+
+Executor = Annotated[
+    str, typer.Option(help="local: this machine. shard: one task of many. ray: a cluster.")
+]
+Workers = Annotated[
+    int, typer.Option(help="Processes (local) or actors (ray), each with a tokenizer.")
+]
+StallTimeout = Annotated[
+    float, typer.Option(help="Seconds without a sign of life before a worker is replaced.")
+]
+TaskIndex = Annotated[
+    int | None, typer.Option(help="shard: this task, from 0; default: the scheduler's.")
+]
+NumTasks = Annotated[
+    int | None, typer.Option(help="shard: how many tasks; default: the scheduler's.")
 ]
 
 
@@ -47,8 +69,11 @@ def tokenize(
     ] = None,
     column: Column = None,
     num_codebooks: NumCodebooks = None,
-    executor: Annotated[str, typer.Option(help="local: in this process.")] = "local",
-    workers: Annotated[int, typer.Option(help="1 in this version.")] = 1,
+    executor: Executor = "local",
+    workers: Workers = 1,
+    stall_timeout: StallTimeout = 600.0,
+    task_index: TaskIndex = None,
+    num_tasks: NumTasks = None,
     device: Device = "auto",
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the run that --out holds.")
@@ -61,10 +86,10 @@ def tokenize(
     becomes a row that says why. A run that was interrupted goes on with --resume.
     """
     from vqtok.data import tokenize_dataset
-    from vqtok.data.executors import check_executor
+    from vqtok.data.executors import Execution
     from vqtok.errors import InputError
 
-    check_executor(executor, workers)
+    execution = Execution(executor, workers, stall_timeout, task_index, num_tasks)
     report = tokenize_dataset(
         source,
         out,
@@ -75,6 +100,8 @@ def tokenize(
         keep=[name for names in keep or () for name in names.split(",")],
         column=column,
         num_codebooks=num_codebooks,
+        executor=execution,
+        tokenizer_factory=functools.partial(load_tokenizer, tokenizer, device),
         resume=resume,
         progress=True,
     )
@@ -93,14 +120,22 @@ def decode(
     tokenizer: Annotated[
         str | None, typer.Option("--tokenizer", "-t", help="Default: the one that DIR names.")
     ] = None,
+    file_format: Annotated[
+        str | None, typer.Option("--format", help="Sounds: wav (default) or flac.")
+    ] = None,
     device: Device = "auto",
     as_json: JsonFlag = False,
 ) -> Result:
-    """Turn codes back into image files (PNG), named after the inputs."""
+    """Turn codes back into files named after the inputs: .png, .wav or .flac, .txt.
+
+    Vectors become one array a source file (.npy): row i is vector i, NaN where it had no codes.
+    """
     from vqtok.data import decode_dataset, stored_tokenizer
 
     name = tokenizer or stored_tokenizer(codes)
-    report = decode_dataset(codes, out, load_tokenizer(name, device), progress=True)
+    report = decode_dataset(
+        codes, out, load_tokenizer(name, device), file_format=file_format, progress=True
+    )
     return Result(report.to_dict(), report.summary())
 
 
@@ -110,18 +145,24 @@ def evaluate(
     data: Annotated[str, typer.Option(metavar="SOURCE", help="As for tokenize.")],
     size: Annotated[
         int | None,
-        typer.Option(min=1, help="Centre square, resized (bicubic) to this side; default: as is."),
+        typer.Option(
+            min=1, help="Images: centre square, resized (bicubic) to this side; default: as is."
+        ),
     ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Also write the report here, as JSON.")
     ] = None,
+    classical: Annotated[
+        bool,
+        typer.Option(help="Also measure JPEG and WebP, Opus, gzip and xz, or plain formats."),
+    ] = True,
     batch_size: BatchSize = None,
     num_codebooks: NumCodebooks = None,
     column: Column = None,
     device: Device = "auto",
     as_json: JsonFlag = False,
 ) -> Result:
-    """Measure rate, distortion and codebook health of a tokenizer on images."""
+    """Measure rate, distortion and codebook health of a tokenizer, beside a classical codec."""
     import json
 
     from vqtok.cli.tables import evaluation_table
@@ -134,6 +175,7 @@ def evaluate(
         batch_size=batch_size,
         num_codebooks=num_codebooks,
         column=column,
+        classical=classical,
         progress=True,
     )
     values = {"tokenizer": tokenizer, "data": data} | report.to_dict()

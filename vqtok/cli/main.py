@@ -5,6 +5,7 @@ import typer
 from vqtok.cli.datasets import decode, evaluate, tokenize
 from vqtok.cli.info import info
 from vqtok.cli.layout import export, layout
+from vqtok.cli.runs import plan, report, status, verify
 from vqtok.cli.train import train
 
 app = typer.Typer(
@@ -18,6 +19,10 @@ app = typer.Typer(
 
 
 app.command()(tokenize)
+app.command()(plan)
+app.command()(status)
+app.command()(verify)
+app.command()(report)
 app.command()(decode)
 app.command()(evaluate)
 app.command()(info)

@@ -7,17 +7,41 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+# what a report counts, and how its numbers are called and written
+COUNTED = {"image": "images", "audio": "sounds", "text": "texts", "embedding": "vectors"}
+NUMBERS = {
+    "bits_per_pixel": ("rate", "{:.4f} bits per pixel"),
+    "kilobits_per_second": ("rate", "{:.3f} kbit/s"),
+    "bits_per_vector": ("rate", "{:.1f} bits per vector"),
+    "bits_per_byte": ("rate", "{:.4f} bits per byte"),
+    "bits_per_byte_with_escapes": ("rate with escapes", "{:.4f} bits per byte"),
+    "psnr": ("PSNR, mean of images", "{:.2f} dB"),
+    "psnr_of_mean_error": ("PSNR of the mean error", "{:.2f} dB"),
+    "ssim": ("SSIM", "{:.4f}"),
+    "mel_distance": ("mel distance", "{:.4f}"),
+    "stft_distance": ("STFT distance", "{:.4f}"),
+    "si_sdr": ("SI-SDR", "{:.2f} dB"),
+    "pesq": ("PESQ", "{:.3f}"),
+    "stoi": ("STOI", "{:.4f}"),
+    "byte_accuracy": ("bytes right before escapes", "{:.4%}"),
+    "exact": ("texts that came back exactly", "{:.2%}"),
+    "mse": ("mean squared error", "{:.6g}"),
+    "relative_error": ("error over variance", "{:.4f}"),
+    "cosine": ("cosine", "{:.4f}"),
+    "recall_at_10": ("10 nearest neighbours kept", "{:.2%}"),
+}
+
 
 def evaluation_table(values: dict[str, Any]) -> str:
     """The report of `vqtok evaluate`."""
-    size = f"{values['size']} x {values['size']}" if values["size"] else "as they are"
+    counted = COUNTED[values["modality"]]
+    size = f", {values['size']} x {values['size']}" if values.get("size") else ""
     skipped = f", {values['skipped']} skipped {values['status']}" if values["skipped"] else ""
-    rows = [
-        ("images", f"{values['images']}, {size}{skipped}"),
-        ("rate", f"{values['bits_per_pixel']:.4f} bits per pixel"),
-        ("PSNR, mean of images", f"{values['psnr']:.2f} dB"),
-        ("PSNR of the mean error", f"{values['psnr_of_mean_error']:.2f} dB"),
-        ("SSIM", "-" if values["ssim"] is None else f"{values['ssim']:.4f}"),
+    rows = [(counted, f"{values[counted]}{size}{skipped}")]
+    rows += [
+        (label, number(name, values[name]))
+        for name, (label, _) in NUMBERS.items()
+        if name in values
     ]
     for level, stats in enumerate(values["codebooks"]):
         rows.append(
@@ -28,7 +52,66 @@ def evaluation_table(values: dict[str, Any]) -> str:
                 f"({stats['total']} codes counted)",
             )
         )
-    return two_columns(f"{values['tokenizer']} on {values['data']}", rows)
+    title = f"{values['tokenizer']} on {values['data']}"
+    return "\n".join([two_columns(title, rows), *map(codec_table, values["classical"])])
+
+
+def codec_table(entry: dict[str, Any]) -> str:
+    """A classical codec and the tokenizer on the inputs that the codec managed."""
+    tried = entry["items"] + entry["failed"]
+    rows = [
+        (
+            NUMBERS[name][0],
+            f"{number(name, value)}; tokenizer {number(name, entry['tokenizer_values'][name])}",
+        )
+        for name, value in entry["codec_values"].items()
+    ]
+    rows += [("note", entry["note"])] if entry["note"] else []
+    title = f"{entry['codec']} on {entry['items']} of {tried}" if tried else entry["codec"]
+    return two_columns(title, rows)
+
+
+def number(name: str, value: float | None) -> str:
+    """A number as it is written; a dash where there is none."""
+    return "-" if value is None else NUMBERS[name][1].format(value)
+
+
+def run_table(values: dict[str, Any]) -> str:
+    """The report of `vqtok report`."""
+    per_token, rate = values["bytes_per_token"], values["rows_per_second"]
+    rows = [
+        ("tokenizer", values["tokenizer"]),
+        ("state", "finished" if values["finished"] else "not finished"),
+        ("rows", f"{values['rows']:,} in {values['units']} files"),
+        ("tokens", f"{values['tokens']:,} in {values['bytes']:,} bytes"),
+        (
+            "bytes per token",
+            f"{'-' if per_token is None else f'{per_token:.3f}'}; "
+            f"log2 K / 8 is {values['least_bytes_per_token']:.3f}",
+        ),
+        ("work", f"{values['seconds']:,.1f} s by {len(values['workers'])} workers"),
+        ("rows a second", "-" if rate is None else f"{rate:,.1f} a worker"),
+        ("bound", values["verdict"]),
+    ]
+    rows += [
+        (
+            f"stage {stage['stage']}",
+            f"{stage['seconds']:,.2f} s ({stage['share']:.1%}), a unit {stage['median']:.3g} s in "
+            f"the middle, {stage['p95']:.3g} s at 95 %",
+        )
+        for stage in values["stages"]
+    ]
+    rows += [
+        (
+            f"codebook {level}",
+            f"{stats['usage']:.1%} of {stats['codebook_size']} used, perplexity "
+            f"{stats['perplexity']:.1f}",
+        )
+        for level, stats in enumerate(values["codebooks"])
+    ]
+    rows += [(f"bad: {status}", f"{count:,}") for status, count in values["bad"].items()]
+    rows += [(f"{row['src']}:{row['src_row']}", row["error"]) for row in values["examples"][:5]]
+    return two_columns(values["out"], rows)
 
 
 def info_table(values: dict[str, Any]) -> str:

@@ -1,23 +1,24 @@
 """The driver of one run: freeze it, publish every unit that is missing, finish it.
 
-It alone writes into the run's folder. Before a unit's file is published a crash means that the
-unit is made again; after it, that the next start adopts it.
+It alone writes into the run's folder (of "shard", each task for its own units). Before a unit's
+file is published a crash means that the unit is made again; after it, that the next start adopts
+it.
 """
 
 import logging
-from collections.abc import Callable
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from vqtok.data import manifest as texts
-from vqtok.data.executors import LocalExecutor
+from vqtok.data.dispatch import Dispatcher
+from vqtok.data.executors import Executor
 from vqtok.data.failpoints import failpoint
-from vqtok.data.plan import Plan, plan_difference
+from vqtok.data.parquet import read_parquet
+from vqtok.data.plan import Plan, Unit, plan_difference
+from vqtok.data.progress import Bar
 from vqtok.data.publish import STATE, LocalStore, to_json
 from vqtok.data.schema import count_codes
-from vqtok.data.worker import UnitResult, Worker
+from vqtok.data.worker import Clock, UnitResult
 from vqtok.errors import FormatError, InputError
 
 logger = logging.getLogger(__name__)
@@ -30,12 +31,15 @@ class Driver:
         store: the folder.
         run: what run.json says, or will say.
         plan: the units, as the source is now.
+        share: (this task, number of tasks): every so many-th unit is this driver's own.
     """
 
-    def __init__(self, store: LocalStore, run: dict, plan: Plan):
+    def __init__(self, store: LocalStore, run: dict, plan: Plan, share: tuple[int, int] = (0, 1)):
         self.store = store
         self.run = run
         self.plan = plan
+        self.share = share
+        self.lost_races = 0
 
     def begin(self) -> None:
         """Freeze a new run, or check that this is the run which was frozen."""
@@ -43,8 +47,8 @@ class Driver:
         if not store.exists(texts.RUN):
             store.replace(texts.PLAN, self.plan.to_parquet())
             failpoint("after_plan")
-            store.publish(texts.RUN, to_json(self.run))
-            return
+            if store.publish(texts.RUN, to_json(self.run)):
+                return
         stored = store.read_json(texts.RUN)
         texts.check_same_run(stored, self.run)
         old = self._stored_plan(stored)
@@ -64,29 +68,47 @@ class Driver:
             raise FormatError(f"{path} is not the plan that run.json was made with.")
         return plan
 
-    def tokenize(self, worker: Worker, on_rows: Callable[[int], None]) -> int:
-        """Publish every unit that is missing; returns how many were there already."""
-        names = {unit.unit_id: self.plan.file_name(unit.unit_id) for unit in self.plan.units}
-        done = {number for number, name in names.items() if self.store.exists(name)}
-        todo = [unit for unit in self.plan.units if unit.unit_id not in done]
-        if todo and self.store.exists(texts.MANIFEST):
+    @property
+    def own(self) -> list[Unit]:
+        """The units that are this driver's to make."""
+        index, total = self.share
+        return [unit for unit in self.plan.units if unit.unit_id % total == index]
+
+    def missing(self) -> list[Unit]:
+        """Units of the whole run that nobody has published."""
+        names = ((unit, self.plan.file_name(unit.unit_id)) for unit in self.plan.units)
+        return [unit for unit, name in names if not self.store.exists(name)]
+
+    def tokenize(self, executor: Executor, bar: Bar) -> int:
+        """Publish every own unit that is missing; returns how many were there already."""
+        missing = {unit.unit_id for unit in self.missing()}
+        todo = [unit for unit in self.own if unit.unit_id in missing]
+        done = [unit for unit in self.own if unit.unit_id not in missing]
+        if missing and self.store.exists(texts.MANIFEST):
             raise FormatError(
-                f"{self.store.root} is a finished run that has lost {names[todo[0].unit_id]}; "
-                f"bring the file back, or remove {texts.MANIFEST} to have it made again."
+                f"{self.store.root} is a finished run that has lost "
+                f"{self.plan.file_name(min(missing))}; bring the file back, or remove "
+                f"{texts.MANIFEST} to have it made again."
             )
-        for number in sorted(done):
-            self._adopt(number)
-            on_rows(self.plan.units[number].rows)
-        LocalExecutor(worker).run(todo, self._on_result)
+        for unit in done:
+            self._adopt(unit.unit_id)
+            bar(unit.rows)
+        if todo:
+            executor.run(Dispatcher(todo, bar), lambda result: self._on_result(result, bar))
         return len(done)
 
-    def _on_result(self, result: UnitResult) -> None:
+    def _on_result(self, result: UnitResult, bar: Bar) -> None:
         name = self.plan.file_name(result.unit_id)
-        commit = self._check(result.unit_id, result.data)
-        if self.store.publish(name, result.data, result.unit_id):
-            self._commit(commit)
+        clock = Clock()
+        commit = clock.time("check", self._check, result.unit_id, result.data)
+        if clock.time("publish", self.store.publish, name, result.data, result.unit_id):
+            seconds = result.seconds | clock.seconds
+            seconds = {stage: round(value, 4) for stage, value in seconds.items()}
+            self._commit(commit | {"worker": result.worker, "seconds": seconds})
         else:
+            self.lost_races += 1
             self._adopt(result.unit_id)
+        bar.unit(commit)
         logger.info("%s: %d rows, %d bad", name, commit["rows"], commit["bad"])
 
     def _check(self, unit_id: int, data: bytes) -> dict:
@@ -107,6 +129,12 @@ class Driver:
                 return
         self._commit(self._check(unit_id, path.read_bytes()))
 
+    def unfinished(self) -> dict:
+        """What there is so far: totals and units as in the manifest, by the commits."""
+        done = [u.unit_id for u in self.plan.units if self.store.exists(commit_name(u.unit_id))]
+        commits = [self.store.read_json(commit_name(number)) for number in done]
+        return self.run | {"totals": texts.totals(commits), "units": commits}
+
     def finish(self) -> dict:
         """Read every unit once more, then write card and manifest; the manifest comes last."""
         if self.store.exists(texts.MANIFEST):
@@ -117,9 +145,11 @@ class Driver:
         for unit in self.plan.units:
             data = self.store.path(self.plan.file_name(unit.unit_id)).read_bytes()
             commit = self._check(unit.unit_id, data)
+            if not self.store.exists(commit_name(unit.unit_id)):
+                self._commit(commit)  # of another task, which ended before it wrote it
             if self.store.read_json(commit_name(unit.unit_id))["sha256"] != commit["sha256"]:
                 raise FormatError(f"{commit['file']} changed after it was published.")
-            codes = pq.read_table(pa.BufferReader(data), columns=["codes"])["codes"]
+            codes = read_parquet(data, ["codes"])["codes"]
             counts = [a + b for a, b in zip(counts, count_codes(codes, sizes), strict=True)]
             commits.append(commit)
         self.store.replace(texts.USAGE, texts.usage_table(counts))

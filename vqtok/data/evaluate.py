@@ -1,94 +1,30 @@
-"""Rate, distortion and codebook health of an image tokenizer on a source.
+"""Rate, distortion and codebook health of a tokenizer on a source, beside a classical codec.
 
-Distortion is measured between the image that went in (upright, RGB, uint8) and the one that came
-back, at the image's own size, so it includes everything the codes do to it.
+source ──read──▶ item ──tokenize──▶ tokens ──detokenize──▶ item ──meter──▶ report
 """
 
+import importlib
 import itertools
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
-import torch
-from PIL import Image
-from torch import Tensor
-
+from vqtok.data.meters import EvaluationReport, Meter
+from vqtok.data.modalities import item_of, modality_of
 from vqtok.data.plan import DEFAULT_UNIT_ROWS, build_plan
 from vqtok.data.progress import rows_bar
 from vqtok.data.sources import RawSample, Source, open_source
 from vqtok.errors import ConfigError, InputError
-from vqtok.metrics.codebook import code_counts, codebook_stats
-from vqtok.metrics.image import MIN_SSIM_SIDE, capped_psnr, centre_square, mse, ssim
 
-
-@dataclass(frozen=True)
-class EvaluationReport:
-    """What codes cost and what they keep.
-
-    Attributes:
-        images: how many were measured; `skipped` could not be read, `status` says why.
-        size: side of the squares that the images were cut to, or None for their own sizes.
-        bits_per_pixel: the tokenizer's `code_bits` for every code, over all pixels of the images.
-        psnr: dB, mean over images of 10 log10(255^2 / MSE); an image that came back exactly
-            counts as 108.13 dB (`vqtok.metrics.image.capped_psnr`).
-        psnr_of_mean_error: dB, of the mean over images of the MSE.
-        ssim: mean over images; None if none of them is large enough.
-        codebooks: one entry per codebook, see `vqtok.metrics.CodebookStats`.
-    """
-
-    images: int
-    skipped: int
-    status: dict[str, int]
-    size: int | None
-    bits_per_pixel: float
-    psnr: float
-    psnr_of_mean_error: float
-    mse: float
-    ssim: float | None
-    codebooks: list[dict]
-
-    def to_dict(self) -> dict:
-        return asdict(self)
-
-
-class _Sums:
-    """Running sums over images."""
-
-    def __init__(self, codebook_sizes: tuple[int, ...], code_bits: tuple[float, ...]):
-        self.sizes, self.code_bits = codebook_sizes, code_bits
-        self.counts = [torch.zeros(size, dtype=torch.int64) for size in codebook_sizes]
-        self.errors: list[float] = []
-        self.ssim: list[float] = []
-        self.pixels = 0
-
-    def add(self, original: Image.Image, codes: Tensor, back: Image.Image) -> None:
-        before, after = pixels(original), pixels(back)
-        self.errors.append(mse(after, before).item())
-        if min(original.size) >= MIN_SSIM_SIDE:
-            self.ssim.append(ssim(after, before).item())
-        self.pixels += original.width * original.height
-        for level, plane in enumerate(codes):
-            self.counts[level] += code_counts(plane, self.sizes[level])
-
-    def report(self, size: int | None, status: Counter[str]) -> EvaluationReport:
-        errors = torch.tensor(self.errors, dtype=torch.float64)
-        pairs = zip(self.counts, self.code_bits, strict=True)
-        bits = sum(counts.sum().item() * code_bits for counts, code_bits in pairs)
-        return EvaluationReport(
-            images=len(errors),
-            skipped=status.total(),
-            status=dict(sorted(status.items())),
-            size=size,
-            bits_per_pixel=bits / self.pixels,
-            psnr=capped_psnr(errors).mean().item(),
-            psnr_of_mean_error=capped_psnr(errors.mean()).item(),
-            mse=errors.mean().item(),
-            ssim=sum(self.ssim) / len(self.ssim) if self.ssim else None,
-            codebooks=[asdict(codebook_stats(counts)) for counts in self.counts],
-        )
+# modality -> where its meter is; torchmetrics and PIL are loaded for those who need them
+METERS = {
+    "image": ("vqtok.data.evaluate_image", "ImageMeter"),
+    "audio": ("vqtok.data.evaluate_audio", "AudioMeter"),
+    "text": ("vqtok.data.evaluate_text", "TextMeter"),
+    "embedding": ("vqtok.data.evaluate_vectors", "VectorMeter"),
+}
+AT_ONCE = 64  # texts or vectors handed over in one call
 
 
 def evaluate_dataset(
@@ -99,28 +35,29 @@ def evaluate_dataset(
     batch_size: int | None = None,
     num_codebooks: int | None = None,
     column: str | None = None,
+    classical: bool = True,
     progress: bool = False,
 ) -> EvaluationReport:
-    """Encode and decode every image of a source and measure; nothing is written.
+    """Encode and decode every input of a source and measure; nothing is written.
 
     Args:
-        tokenizer: an image tokenizer with `tokenize`, `detokenize` and a `processor` that reads
-            a file to pixels (`read`) and writes pixels as an image (`write`).
+        tokenizer: with `tokenize`, `detokenize`, `modality`, `codebook_sizes` and `code_bits`.
         source: as for `tokenize_dataset`.
-        size: cut the centre square and resize it (bicubic) to this side first.
-        batch_size: images per forward; default: the tokenizer's own.
+        size: of images: cut the centre square and resize it (bicubic) to this side first.
+        batch_size: inputs per forward; default: the tokenizer's own.
         num_codebooks: use only the first so many codebooks; default: all.
-        column: column of a table with the images; default: found by name and type.
+        column: column of a table with the inputs; default: found by name and type.
+        classical: also run JPEG and WebP, Opus, gzip and xz, or plain vector formats.
         progress: show a bar on stderr.
 
+    Returns:
+        An ImageReport, AudioReport, TextReport or VectorReport.
+
     Raises:
-        ConfigError: the tokenizer is not one of images, or an option cannot be obeyed.
-        InputError: not a single image could be read.
+        ConfigError: an option cannot be obeyed.
+        InputError: not a single input could be read.
     """
-    if tokenizer.modality != "image":
-        raise ConfigError(
-            f"evaluate measures image tokenizers; this one takes {tokenizer.modality}."
-        )
+    plural = modality_of(tokenizer.modality).plural
     if size is not None and size < 1:
         raise ConfigError(f"size must be at least 1 pixel; got {size}.")
     if batch_size is not None and batch_size < 1:
@@ -130,49 +67,40 @@ def evaluate_dataset(
             f"num_codebooks must be 1 to {tokenizer.num_codebooks} with this tokenizer; got "
             f"{num_codebooks}."
         )
-    opened = open_source(source, "image", column)
+    opened = open_source(source, tokenizer.modality, column)
     plan = build_plan(opened.list(), DEFAULT_UNIT_ROWS)
-    status: Counter[str] = Counter()
-    sums = _Sums(
-        tuple(tokenizer.codebook_sizes)[:num_codebooks], tuple(tokenizer.code_bits)[:num_codebooks]
+    module, name = METERS[tokenizer.modality]
+    meter = getattr(importlib.import_module(module), name)(
+        tokenizer, num_codebooks, classical, size
     )
+    status: Counter[str] = Counter()
     options = {"batch_size": batch_size, "num_codebooks": num_codebooks}
     options = {name: value for name, value in options.items() if value is not None}
+    at_once = AT_ONCE if tokenizer.modality in ("text", "embedding") else 1
     with rows_bar(plan.rows, progress, "evaluate") as on_rows:
         samples = itertools.chain.from_iterable(opened.read(unit.segments) for unit in plan.units)
-        images = readable(samples, tokenizer.processor, status, on_rows)
-        if size is not None:
-            images = (centre_square(image, size) for image in images)
-        while chunk := list(itertools.islice(images, batch_size or 1)):
+        items = readable(samples, meter, status, on_rows)
+        while chunk := list(itertools.islice(items, max(batch_size or 1, at_once))):
             tokens = tokenizer.tokenize(chunk, **options)
-            for image, item, back in zip(chunk, tokens, tokenizer.detokenize(tokens), strict=True):
-                sums.add(image, item.codes, back)
-    if not sums.errors:
+            for item, own, back in zip(chunk, tokens, tokenizer.detokenize(tokens), strict=True):
+                meter.add(item, own, back)
+    opened.close()
+    if status.total() == plan.rows:
         raise InputError(
-            f"none of the {plan.rows} images of {source} could be read: {dict(status)}."
+            f"none of the {plan.rows} {plural} of {source} could be read: {dict(status)}."
         )
-    return sums.report(size, status)
-
-
-def pixels(image: Image.Image) -> Tensor:
-    """An image as uint8 [3, H, W]."""
-    return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
+    return meter.report(status)
 
 
 def readable(
-    samples: Iterable[RawSample],
-    processor: Any,
-    status: Counter[str],
-    on_rows: Callable[[int], None],
-) -> Iterator[Image.Image]:
-    """The images that can be read, upright and RGB; the others are counted in `status`."""
+    samples: Iterable[RawSample], meter: Meter, status: Counter[str], on_rows: Callable[[int], None]
+) -> Iterator[Any]:
+    """The items that can be read; the others are counted in `status`."""
     for sample in samples:
         on_rows(1)
         try:
-            if problem := sample.problem:
-                raise problem
-            tensor, _ = processor.read(sample.data)
+            item = meter.read(item_of(sample, meter.modality))
         except InputError as error:
             status[error.status] += 1
             continue
-        yield processor.write(tensor)
+        yield item

@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 
+from vqtok.data.parquet import read_parquet
 from vqtok.data.plan import SPLIT, Plan
 from vqtok.data.publish import STATE
 from vqtok.data.schema import CODES_FP_CHARS, SCHEMA_VERSION, count_codes
@@ -150,7 +151,7 @@ def check_unit(data: bytes, name: str, unit_id: int, rows: int, run: dict) -> di
         FormatError: the file is not this unit of this run, or holds codes out of range.
     """
     try:
-        table = pq.read_table(io.BytesIO(data))
+        table = read_parquet(data)
     except pa.ArrowException as error:
         raise FormatError(f"{name} cannot be read as parquet: {error}. Move it away.") from error
     metadata = {k.decode(): v.decode() for k, v in (table.schema.metadata or {}).items()}
@@ -247,7 +248,12 @@ def usage_summary(counts: list[np.ndarray]) -> list[dict]:
     return [asdict(codebook_stats(torch.from_numpy(count))) for count in counts]
 
 
-AXES = {"image": ["height", "width"], "audio": ["frame"], "text": ["position"], "embedding": []}
+AXES = {
+    "image": ["height", "width"],
+    "audio": ["frame"],
+    "text": ["position"],
+    "embedding": ["vector"],
+}
 
 
 def card(manifest: dict, folder: str) -> str:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from vqtok.data.parquet import read_parquet
 from vqtok.data.sources import InputShard, Segment
 from vqtok.errors import ConfigError, FormatError, InputError
 
@@ -86,7 +87,7 @@ class Plan:
     def from_parquet(cls, data: bytes, name: str) -> "Plan":
         """Read a plan back; `name` is for the error message."""
         try:
-            table = pq.read_table(io.BytesIO(data))
+            table = read_parquet(data)
         except pa.ArrowException as error:
             raise FormatError(f"{name} cannot be read as a plan: {error}") from error
         if table.schema.names != PLAN_SCHEMA.names:

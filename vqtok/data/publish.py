@@ -10,7 +10,8 @@ import errno
 import json
 import logging
 import os
-from collections.abc import Iterator
+import socket
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -49,22 +50,41 @@ class LocalStore:
             raise FormatError(f"{self.path(name)} cannot be read as JSON: {error}") from error
 
     @contextlib.contextmanager
-    def lock(self) -> Iterator[None]:
-        """Keep a second driver out; the system lets go of the lock however this process ends."""
+    def lock(self, shared: bool = False) -> Iterator[None]:
+        """Keep a second driver out; the system lets go of the lock however this process ends.
+
+        Args:
+            shared: let in others that ask for a shared lock: tasks that make different units, and
+                publish for themselves. Drivers that want the run for themselves stay out.
+        """
         self.path(f"{STATE}/tmp").mkdir(parents=True, exist_ok=True)
         with open(self.path(f"{STATE}/lock"), "a") as handle:
             if fcntl is None:
                 logger.warning("this system has no file locks: run one process per folder")
             else:
                 try:
-                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+                    fcntl.flock(handle, kind | fcntl.LOCK_NB)
                 except BlockingIOError:
                     raise ConfigError(
                         f"another process is writing to {self.root} right now; wait for it to end."
                     ) from None
-            for left_over in self.path(f"{STATE}/tmp").iterdir():
-                left_over.unlink()
+            if not shared:
+                for left_over in self.path(f"{STATE}/tmp").iterdir():
+                    left_over.unlink()
             yield
+
+    def is_locked(self) -> bool | None:
+        """Whether a process holds the lock; None where the system has no locks."""
+        path = self.path(f"{STATE}/lock")
+        if fcntl is None or not path.exists():
+            return None if fcntl is None else False
+        with open(path, "a") as handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+        return False
 
     def publish(self, name: str, data: bytes, unit: int | None = None) -> bool:
         """Make a file appear, whole, under a name that nobody has; False if somebody has it."""
@@ -87,12 +107,27 @@ class LocalStore:
         os.replace(self._write(data, None), final)
         _sync_folder(final.parent)
 
+    def replace_parts(self, name: str, parts: Iterable[bytes]) -> None:
+        """`replace` of a file that does not fit into memory, piece by piece."""
+        final = self.path(name)
+        final.parent.mkdir(parents=True, exist_ok=True)
+        temporary = self.path(f"{STATE}/tmp/{os.getpid()}-parts")
+        with open(temporary, "wb") as handle:
+            for part in parts:
+                handle.write(part)
+            handle.flush()
+            os.fsync(handle.fileno())
+        os.replace(temporary, final)
+        _sync_folder(final.parent)
+
     def replace_json(self, name: str, value: Any) -> None:
         self.replace(name, to_json(value))
 
     def _write(self, data: bytes, unit: int | None) -> Path:
         """A synced temporary file; a unit number arms the failpoints."""
-        temporary = self.path(f"{STATE}/tmp/{os.getpid()}-{unit}")
+        # machines that share the folder may have processes of one number
+        owner = f"{socket.gethostname()}-{os.getpid()}"
+        temporary = self.path(f"{STATE}/tmp/{owner}-{unit}")
         with open(temporary, "wb", buffering=0) as handle:
             if unit is not None:
                 failpoint("before_write", unit)

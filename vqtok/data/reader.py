@@ -50,8 +50,10 @@ class StoredRun:
         """Rows in order, `codes` as a numpy array [Q, *grid] int64 or None."""
         for path in self.files:
             with pq.ParquetFile(path) as file:
-                for batch in file.iter_batches(batch_size=READ_ROWS, columns=columns):
-                    yield from _batch_rows(batch)
+                for batch in file.iter_batches(
+                    batch_size=READ_ROWS, columns=columns, use_threads=False
+                ):
+                    yield from batch_rows(batch)
 
 
 def open_run(folder: str | os.PathLike, allow_incomplete: bool = False) -> StoredRun:
@@ -130,7 +132,8 @@ def check_decodes(run: StoredRun, tokenizer: Any) -> None:
     )
 
 
-def _batch_rows(batch: Any) -> Iterator[dict[str, Any]]:
+def batch_rows(batch: Any) -> Iterator[dict[str, Any]]:
+    """Rows of a record batch; `codes` as int64 [Q, *grid], or None."""
     names = [name for name in batch.schema.names if name != "codes"]
     plain = batch.select(names).to_pylist()
     codes = batch["codes"] if "codes" in batch.schema.names else None

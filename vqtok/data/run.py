@@ -5,22 +5,24 @@
 Whatever happens in between, a run that ends holds every planned row exactly once.
 """
 
+import math
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from vqtok.data import manifest as texts
+from vqtok.data.canary import canary_codes, check_canary
 from vqtok.data.driver import Driver
-from vqtok.data.executors import check_executor
+from vqtok.data.executors import Execution, build_executor
+from vqtok.data.jobs import Job, pickled
 from vqtok.data.plan import DEFAULT_UNIT_ROWS, build_plan
-from vqtok.data.progress import rows_bar
-from vqtok.data.publish import LocalStore
+from vqtok.data.progress import units_bar
+from vqtok.data.publish import STATE, LocalStore
 from vqtok.data.schema import RowSchema
 from vqtok.data.sources import Source, open_source
-from vqtok.data.worker import Worker
 from vqtok.errors import ConfigError, FormatError, InputError
 
 
@@ -32,6 +34,8 @@ class TokenizeReport:
         status: how many rows there are of each status.
         ignored: files of the source that are not inputs (by their names).
         resumed_units: units that an earlier, interrupted run had published.
+        missing_units: units that other tasks of the executor "shard" have yet to make; the run is
+            finished by the task that finds none.
     """
 
     out: str
@@ -45,10 +49,11 @@ class TokenizeReport:
     resumed_units: int
     ignored: int
     seconds: float
+    missing_units: int = 0
 
     @property
     def bad_frac(self) -> float:
-        return self.bad / self.rows
+        return self.bad / max(self.rows, 1)
 
     def check_bad_frac(self, max_bad_frac: float) -> None:
         """Raise InputError if more than this part of the rows is bad; the codes are written."""
@@ -70,6 +75,8 @@ class TokenizeReport:
             lines.append(f"{self.bad} inputs could not be tokenized: {reasons}")
         if self.ignored:
             lines.append(f"{self.ignored} other files were ignored")
+        if self.missing_units:
+            lines.append(f"{self.missing_units} of {self.units} files are left to other tasks")
         if self.resumed_units:
             lines.append(f"{self.resumed_units} of {self.units} files were there already")
         return "\n".join(lines)
@@ -87,26 +94,33 @@ def tokenize_dataset(
     column: str | None = None,
     num_codebooks: int | None = None,
     max_bad_frac: float | None = None,
-    executor: str = "local",
+    executor: str | Execution = "local",
     workers: int = 1,
+    tokenizer_factory: Callable[[], Any] | None = None,
     resume: bool = False,
     progress: bool = False,
 ) -> TokenizeReport:
     """Tokenize every input of a source into parquet files that `vqtok.load_codes` reads.
 
     Args:
-        source: a folder of images, one image, parquet or arrow files or a folder of them.
+        source: a folder of images, sounds, texts or vectors, one such file, parquet or arrow files
+            or a folder of them.
         out: folder for the codes; must be new or empty unless `resume`.
         tokenizer: an object with `tokenize`, `fingerprint`, `codebook_sizes`, `modality`, `rate`.
         tokenizer_name: what loads the tokenizer again; default: its `name_or_path`.
         unit_rows: inputs per file, and what a crash can cost; default 8,192.
         batch_size: inputs per forward; default: the tokenizer's own.
         keep: columns of a table to carry along.
-        column: column of a table with the inputs; default: found by name and type.
+        column: column of a table (or array of .npz files) with the inputs; default: found by name
+            and type.
         num_codebooks: store only the first so many codebooks; default: all.
         max_bad_frac: raise, after writing all, if more than this part of the rows is bad.
-        executor: "local".
-        workers: 1.
+        executor: "local", "shard" or "ray"; or an `Execution`, which also says how patient to be.
+        workers: processes on this machine, or actors of ray, each with a tokenizer of its own;
+            more than one survive an input that ends them. A script that asks for more than one
+            needs `if __name__ == "__main__":`, as every program that starts processes.
+        tokenizer_factory: what gives the tokenizer in another process; must be picklable.
+            Default: the tokenizer itself is pickled.
         resume: go on with an interrupted run; options left at None are taken from it.
         progress: show a bar on stderr.
 
@@ -117,11 +131,13 @@ def tokenize_dataset(
         FormatError: `out` holds something else than a run.
     """
     started = time.monotonic()
-    check_executor(executor, workers)
+    execution = executor
+    if isinstance(executor, str):
+        execution = Execution(executor, workers)
     _check_numbers(batch_size, max_bad_frac)
     store = LocalStore(Path(out))
-    _check_out(store, resume)
-    stored = store.read_json(texts.RUN) if resume and store.exists(texts.RUN) else None
+    _check_out(store, resume, shared=execution.executor == "shard")
+    stored = store.read_json(texts.RUN) if store.exists(texts.RUN) else None
     asked = {
         "unit_rows": unit_rows,
         "batch_size": batch_size,
@@ -134,24 +150,53 @@ def tokenize_dataset(
     plan = build_plan(opened.list(), options["unit_rows"])
     name = tokenizer_name or str(getattr(tokenizer, "name_or_path", "") or "")
     described = texts.describe_tokenizer(tokenizer, name)
-    where = {
-        "kind": opened.kind,
-        "path": str(Path(opened.root).resolve()),
-        "ignored": opened.ignored,
-    }
-    run = texts.new_run(options, described, plan, where)
-    schema = RowSchema(texts.stored_sizes(run), opened.kept_fields)
-    with store.lock():
-        driver = Driver(store, run, plan)
+    run = texts.new_run(options, described, plan, describe_source(opened))
+    run["canary"] = canary_codes(tokenizer)
+    with store.lock(shared=execution.executor == "shard"):
+        driver = Driver(store, run, plan, execution.share())
         driver.begin()
-        with rows_bar(plan.rows, progress) as on_rows:
-            metadata, batch_size = texts.file_metadata(run), options["batch_size"]
-            worker = Worker(opened, tokenizer, schema, metadata, batch_size, on_rows)
-            resumed = driver.tokenize(worker, on_rows)
-        report = _report(driver.finish(), store, resumed, time.monotonic() - started)
+        check_canary(run["canary"], driver.run["canary"])
+        alone = execution.executor != "ray" and execution.workers == 1
+        factory = tokenizer_factory or (None if alone else pickled(tokenizer))
+        job = new_job(driver.run, opened, factory)
+        executor = build_executor(execution, job, tokenizer, store.path(f"{STATE}/tmp"))
+        with units_bar(plan.rows, progress, _tokens_per_second(run)) as bar:
+            resumed = driver.tokenize(executor, bar)
+        missing = driver.missing()
+        content = driver.unfinished() if missing else driver.finish()
+        report = _report(content, store, resumed, len(missing), time.monotonic() - started)
     if max_bad_frac is not None:
         report.check_bad_frac(max_bad_frac)
     return report
+
+
+def describe_source(source: Source) -> dict:
+    """What run.json says of a source."""
+    return {"kind": source.kind, "path": source.location, "ignored": source.ignored}
+
+
+def new_job(run: dict, source: Source, factory: Callable[[], Any] | None) -> Job:
+    """What the workers of a run need."""
+    return Job(
+        source=source,
+        factory=factory,
+        encode=run["tokenizer"]["fingerprint"]["encode"],
+        schema=RowSchema(texts.stored_sizes(run), source.kept_fields),
+        metadata=texts.file_metadata(run),
+        batch_size=run["options"]["batch_size"],
+        canary=run["canary"],
+        device=run["options"]["device"],
+    )
+
+
+def _tokens_per_second(run: dict) -> float | None:
+    """Of a sound in real time, at the codebooks that the run stores."""
+    described = run["tokenizer"]
+    if described["rate"]["per"] != "second":
+        return None
+    sizes = described["codebook_sizes"]
+    frames = described["rate"]["bits"] / sum(math.log2(size) for size in sizes)
+    return frames * len(texts.stored_sizes(run))
 
 
 def _check_numbers(batch_size: int | None, max_bad_frac: float | None) -> None:
@@ -161,8 +206,10 @@ def _check_numbers(batch_size: int | None, max_bad_frac: float | None) -> None:
         raise ConfigError(f"max_bad_frac must be from 0 to 1; got {max_bad_frac}.")
 
 
-def _check_out(store: LocalStore, resume: bool) -> None:
+def _check_out(store: LocalStore, resume: bool, shared: bool) -> None:
     root = store.root
+    if shared and store.exists(STATE):
+        return  # other tasks have begun the run, and this one is checked against it
     if root.exists() and not root.is_dir():
         raise ConfigError(f"{root} is a file; the codes need a folder.")
     if not root.exists() or not any(root.iterdir()):
@@ -205,8 +252,10 @@ def _options(asked: dict, stored: dict | None, tokenizer: Any) -> dict:
     return options | {"device": device}
 
 
-def _report(manifest: dict, store: LocalStore, resumed: int, seconds: float) -> TokenizeReport:
-    counts = manifest["totals"]
+def _report(
+    content: dict, store: LocalStore, resumed: int, missing: int, seconds: float
+) -> TokenizeReport:
+    counts = content["totals"]
     return TokenizeReport(
         out=str(store.root),
         rows=counts["rows"],
@@ -215,8 +264,9 @@ def _report(manifest: dict, store: LocalStore, resumed: int, seconds: float) -> 
         status=counts["status"],
         tokens=counts["tokens"],
         bytes=counts["bytes"],
-        units=len(manifest["units"]),
+        units=len(content["units"]) + missing,
         resumed_units=resumed,
-        ignored=manifest["source"]["ignored"],
+        ignored=content["source"]["ignored"],
         seconds=round(seconds, 3),
+        missing_units=missing,
     )

@@ -1,5 +1,6 @@
 """The rows of a run: one per input, failures included, and how they are laid out in parquet.
 
+A tokenizer's `meta` is a JSON text, but an image's height and width have columns of their own.
 Codes are stored flat in C order of `shape` [Q, *grid], raw (no offsets, no specials), in the
 smallest unsigned type that holds K. Parquet keeps them as a dictionary, which packs a code into
 about log2(K) bits; the settings here keep that true for large K.
@@ -31,6 +32,7 @@ ENCODINGS = {
     "row": "DELTA_BINARY_PACKED",
     "src_row": "DELTA_BINARY_PACKED",
     "content_hash": "PLAIN",
+    "meta": "PLAIN",
 }
 
 FIXED_FIELDS = (
