@@ -25,7 +25,7 @@ Source = Annotated[
     str,
     typer.Argument(
         metavar="SOURCE",
-        help="A folder of images, sounds, .txt or .npy; one file; parquet or arrow.",
+        help="A folder of images, sounds, .txt or .npy; one file; parquet, arrow, .tar, .jsonl; a URL.",
     ),
 ]
 
