@@ -125,6 +125,21 @@ def test_silence_and_snippets_have_no_speech_score():
         assert math.isnan(stoi(ours, theirs, RATE).item())
 
 
+@pytest.mark.parametrize("rate", [8000, 16_000, 44_100])
+@pytest.mark.parametrize("samples", [1, 2, 200, 1000])
+def test_sounds_shorter_than_a_frame_have_no_stoi(samples, rate):
+    pytest.importorskip("pystoi")
+    sound = voice()[:, :samples] + 0.01
+
+    assert math.isnan(stoi(sound, sound, rate).item())
+
+
+def test_a_voice_that_came_back_as_zeros_has_no_pesq():
+    pytest.importorskip("pesq")
+
+    assert math.isnan(pesq(torch.zeros(1, 2 * RATE), voice(), RATE).item())
+
+
 def test_pesq_refuses_a_rate_that_it_is_not_defined_at():
     pytest.importorskip("pesq")
 

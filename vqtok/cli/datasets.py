@@ -25,7 +25,7 @@ Source = Annotated[
     str,
     typer.Argument(
         metavar="SOURCE",
-        help="A folder of images, sounds, .txt or .npy; one file; parquet, arrow, .tar, .jsonl; a URL.",
+        help="A folder of images, sounds, .txt or .npy; one file; a table, tar, jsonl or URL.",
     ),
 ]
 

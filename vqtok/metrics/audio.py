@@ -15,6 +15,7 @@ from vqtok.errors import ConfigError, ShapeError
 from vqtok.metrics.spectra import mel_difference, stft_difference
 
 PESQ_RATES_HZ = (8000, 16_000)  # narrow band, wide band
+STOI_LEAST_SECONDS = 0.39  # it wants 30 frames, 0.397 s; pystoi fails on less than one of them
 
 
 def mel_distance(ours: Tensor, theirs: Tensor, sample_rate_hz: int) -> Tensor:
@@ -54,7 +55,8 @@ def si_sdr(ours: Tensor, theirs: Tensor) -> Tensor:
 def pesq(ours: Tensor, theirs: Tensor, sample_rate_hz: int) -> Tensor:
     """PESQ, 1 to 4.64: wide band (ITU-T P.862.2) at 16 kHz, narrow band (P.862) at 8 kHz.
 
-    A sound in which PESQ finds no speech, or of less than a quarter of a second, is NaN.
+    A sound in which PESQ finds no speech, or of less than a quarter of a second, is NaN; so is one
+    that came back as nothing but zeros.
 
     Raises:
         ConfigError: the package `pesq` is not installed, or another rate (resample first).
@@ -71,6 +73,8 @@ def pesq(ours: Tensor, theirs: Tensor, sample_rate_hz: int) -> Tensor:
     mode = "wb" if sample_rate_hz == 16_000 else "nb"
 
     def score(one: Tensor, other: Tensor) -> float:
+        if not one.any():  # pesq divides by its power
+            return math.nan
         try:
             return perceptual_evaluation_speech_quality(one, other, sample_rate_hz, mode).item()
         except (NoUtterancesError, BufferTooShortError):
@@ -93,6 +97,8 @@ def stoi(ours: Tensor, theirs: Tensor, sample_rate_hz: int) -> Tensor:
     from torchmetrics.functional.audio.stoi import short_time_objective_intelligibility
 
     def score(one: Tensor, other: Tensor) -> float:
+        if other.shape[-1] < STOI_LEAST_SECONDS * sample_rate_hz:
+            return math.nan
         # pystoi warns where there is too little sound, and gives 1e-5
         with warnings.catch_warnings():
             warnings.filterwarnings("error", "Not enough STFT frames", RuntimeWarning)
