@@ -197,6 +197,12 @@ def test_a_batch_size_of_zero_is_refused(toy):
         toy.tokenize([], batch_size=0)
 
 
+@pytest.mark.parametrize("number", [True, 1.0, "1", 0])
+def test_a_number_of_codebooks_that_is_none_is_refused(toy, number):
+    with pytest.raises(ConfigError, match="num_codebooks must be 1 to 1 here; got"):
+        toy.tokenize([noise_image(8, 8)], num_codebooks=number)
+
+
 def test_codes_of_another_tokenizer_are_refused(toy):
     tokens = toy.tokenize([noise_image(8, 8)])
     other = copy.deepcopy(toy)
@@ -209,6 +215,8 @@ def test_codes_of_another_tokenizer_are_refused(toy):
         other.detokenize(tokens)
     with pytest.raises(FingerprintError, match="unknown"):
         toy.detokenize([VQTokens(tokens[0].codes, tokens[0].meta)])
+    with pytest.raises(FingerprintError, match="unknown"):
+        toy.detokenize([VQTokens(tokens[0].codes, tokens[0].meta, None)])
 
 
 def test_detokenize_looks_at_the_range_of_codes(toy):

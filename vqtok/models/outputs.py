@@ -117,7 +117,7 @@ def own_tokens(item: Any, index: int, fingerprint: str) -> VQTokens:
             f"detokenize wants a list of VQTokens; item {index} is a {type(item).__name__}. "
             "Tensors of codes go to decode()."
         )
-    made_by = item.fingerprint
+    made_by = item.fingerprint or ""
     if len(made_by) < MIN_DIGITS or not fingerprint.startswith(made_by):
         raise FingerprintError(
             f"item {index} was made by the tokenizer {made_by[:MIN_DIGITS] or 'unknown'}, "

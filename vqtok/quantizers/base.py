@@ -146,9 +146,10 @@ def first_codebooks(num_codebooks: int | None, available: int) -> int:
     """How many codebooks a call uses; refuses a number that is not there."""
     if num_codebooks is None:
         return available
-    if not 1 <= num_codebooks <= available:
-        raise ConfigError(f"num_codebooks must be 1 to {available} here; got {num_codebooks}.")
-    return num_codebooks
+    whole = isinstance(num_codebooks, Integral) and not isinstance(num_codebooks, bool)
+    if not whole or not 1 <= num_codebooks <= available:
+        raise ConfigError(f"num_codebooks must be 1 to {available} here; got {num_codebooks!r}.")
+    return int(num_codebooks)
 
 
 def whole_number(name: str, value: Any, least: int) -> int:

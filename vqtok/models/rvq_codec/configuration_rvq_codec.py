@@ -33,7 +33,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 MIDDLES = ("none", "mamba", "transformer")
 MIDDLE_DEPTH = 2
-MAX_WIDTH, MAX_DEPTH, MAX_STRIDE, MAX_LEVELS = 8192, 256, 8192, 32
+MAX_WIDTH, MAX_DEPTH, MAX_STRIDE, MAX_LEVELS, MAX_BEAM = 8192, 256, 8192, 32, 256
 
 
 @strict
@@ -52,6 +52,8 @@ class RVQCodecConfig(PreTrainedConfig):
         middle: layers around the quantizer that look further: "none", "mamba" (to all frames
             before, causal or not), "transformer" (to 64 frames before, and after if not causal).
         middle_depth: how many of them, on each side.
+        encoder_beam_size: partial codes that a residual quantizer keeps while it encodes. More is
+            slower and nearer with all levels, a little less near with the first one or two.
         quantizer_config: `kind` and the other arguments of `vqtok.quantizers.build_quantizer`,
             without `dim`, which is `latent_dim`.
     """
@@ -68,6 +70,7 @@ class RVQCodecConfig(PreTrainedConfig):
     causal: bool = False
     middle: str = "none"
     middle_depth: int = MIDDLE_DEPTH
+    encoder_beam_size: int = 1
     quantizer_config: dict[str, Any] | None = None
 
     def __post_init__(self, **kwargs):
@@ -113,6 +116,7 @@ class RVQCodecConfig(PreTrainedConfig):
             "channels": (1, 32),
             "latent_dim": (1, self.widths[-1]),
             "middle_depth": (1, MAX_DEPTH),
+            "encoder_beam_size": (1, MAX_BEAM),
         }
         check_ranges(self, ranges)
         if self.hop_samples > MAX_STRIDE or self.hop_samples < 2:
@@ -128,3 +132,8 @@ class RVQCodecConfig(PreTrainedConfig):
         levels = self.quantizer_config.get("num_codebooks", 1)
         if isinstance(levels, int) and levels > MAX_LEVELS:
             raise ConfigError(f"a codec has at most {MAX_LEVELS} codebooks; got {levels}.")
+        kind, beam = self.quantizer_config["kind"], self.encoder_beam_size
+        if kind != "residual" and beam != 1:
+            raise ConfigError(
+                f"encoder_beam_size is for kind 'residual'; got {beam} with {kind!r}."
+            )

@@ -62,6 +62,8 @@ class RVQCodecModel(VQTokenizerModel):
         config.validate_quantizer()
         self.encoder = RVQCodecEncoder(config)
         self.quantizer = build_quantizer(dim=config.latent_dim, **config.quantizer_config)
+        if config.encoder_beam_size > 1:
+            self.quantizer.beam_size = config.encoder_beam_size
         self.decoder = RVQCodecDecoder(config)
         self.processor = RVQCodecProcessor(config.sample_rate_hz, config.channels)
         self.post_init()
