@@ -156,3 +156,15 @@ def test_a_report_is_json(tmp_path):
     assert json.loads(json.dumps(values)) == values
     assert values["modality"] == "text"
     assert math.isclose(values["codebooks"][0]["usage"], 3 / 256)
+
+
+def test_the_mean_rate_beside_a_codec_is_that_of_all_bits_over_all_seconds():
+    from vqtok.data.meters import Beside
+
+    beside = Beside("codec")
+    beside.add({"kilobits_per_second": 100.0, "mel_distance": 1.0}, {}, amount=0.1)
+    beside.add({"kilobits_per_second": 1.0, "mel_distance": 3.0}, {}, amount=9.9)
+
+    assert beside.row()["codec_values"] == pytest.approx(
+        {"kilobits_per_second": 1.99, "mel_distance": 2.0}
+    )

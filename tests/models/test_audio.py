@@ -217,3 +217,18 @@ def test_nan_in_a_late_block_is_found(monkeypatch):
     waveform[0, 950] = np.nan
     with pytest.raises(InputError, match="NaN"):
         list(read_blocks((waveform, 16_000), 16_000, 1))
+
+
+@pytest.mark.parametrize("carrier", ["path", "bytes"])
+def test_a_wav_that_was_cut_off_is_refused(tmp_path, carrier):
+    content = encoded(tone(), "WAV")
+    (tmp_path / "cut.wav").write_bytes(content[:600])
+    item = tmp_path / "cut.wav" if carrier == "path" else content[:600]
+    with pytest.raises(InputError, match="cut off"):
+        read_audio(item)
+
+
+def test_a_wav_from_a_pipe_is_read_though_its_header_knows_no_length():
+    content = bytearray(encoded(tone(), "WAV"))
+    content[4:8] = b"\xff\xff\xff\xff"
+    assert read_audio(bytes(content))[0].shape == (1, 800)

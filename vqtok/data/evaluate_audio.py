@@ -18,6 +18,7 @@ from vqtok.metrics.audio import PESQ_RATES_HZ, mel_distance, pesq, si_sdr, stft_
 from vqtok.metrics.classical_audio import MAX_CHANNELS, opus_round_trip, why_no_opus
 
 SPEECH_RATE_HZ = PESQ_RATES_HZ[-1]
+SHORTEST_SECONDS = 0.1  # that are compared with Opus: five of its packets
 NOTE = "constant bit rate, the rate of its packets without Ogg"
 Sound = tuple[np.ndarray, int]
 
@@ -81,9 +82,13 @@ class AudioMeter(Meter):
         self.measured.append(ours)
         self.bits += bits
         self.seconds += seconds
-        if self.runs_opus:
-            decoded, size = opus_round_trip(waveform, rate, bits / seconds)
-            self.beside[0].add(measure(decoded, waveform, rate, 8 * size), ours)
+        if not self.runs_opus:
+            return
+        if seconds < SHORTEST_SECONDS:
+            self.beside[0].add(None, ours)
+            return
+        decoded, size = opus_round_trip(waveform, rate, bits / seconds)
+        self.beside[0].add(measure(decoded, waveform, rate, 8 * size), ours, amount=seconds)
 
     def report(self, status: Counter[str]) -> AudioReport:
         rate = self.bits / self.seconds

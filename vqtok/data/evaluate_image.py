@@ -80,7 +80,7 @@ class ImageMeter(Meter):
             theirs = None
             if data is not None:
                 theirs = values(*differences(original, decode(data)), 8 * len(data), original)
-            beside.add(theirs, ours)
+            beside.add(theirs, ours, amount=original.width * original.height)
 
     def report(self, status: Counter[str]) -> ImageReport:
         errors = torch.tensor(self.errors, dtype=torch.float64)

@@ -42,6 +42,9 @@ class EvaluationReport:
         return {"modality": self.modality, **common, **own, **last}
 
 
+RATES = frozenset({"bits_per_pixel", "kilobits_per_second"})
+
+
 class Beside:
     """A classical codec on the same inputs: its numbers, and the tokenizer's on those it managed.
 
@@ -54,16 +57,28 @@ class Beside:
         self.codec, self.note = codec, note
         self.theirs: list[dict[str, float]] = []
         self.ours: list[dict[str, float]] = []
+        self.amounts: list[float] = []
         self.items = self.failed = 0
 
-    def add(self, theirs: dict[str, float] | None, ours: dict[str, float], items: int = 1) -> None:
-        """Numbers for so many inputs; None: the codec has no setting at so few bytes."""
+    def add(
+        self,
+        theirs: dict[str, float] | None,
+        ours: dict[str, float],
+        items: int = 1,
+        amount: float = 1.0,
+    ) -> None:
+        """Numbers for so many inputs; None: the codec has no setting at so few bytes.
+
+        `amount` is what their rate is over: seconds, pixels. The mean rate of many is that of all
+        bits over all of it.
+        """
         if theirs is None:
             self.failed += items
             return
         self.items += items
         self.theirs.append(theirs)
         self.ours.append(ours)
+        self.amounts.append(amount)
 
     def row(self) -> dict:
         """Codec, inputs it managed and did not, means of its numbers and of the tokenizer's."""
@@ -71,8 +86,8 @@ class Beside:
             "codec": self.codec,
             "items": self.items,
             "failed": self.failed,
-            "codec_values": means(self.theirs),
-            "tokenizer_values": means(self.ours),
+            "codec_values": means(self.theirs, self.amounts),
+            "tokenizer_values": means(self.ours, self.amounts),
             "note": self.note,
         }
 
@@ -142,5 +157,13 @@ def mean(values: Sequence[float | None]) -> float | None:
     return sum(numbers) / len(numbers) if numbers else None
 
 
-def means(entries: Sequence[dict[str, float]]) -> dict[str, float | None]:
-    return {name: mean([entry[name] for entry in entries]) for name in (entries or [{}])[0]}
+def means(entries: Sequence[dict[str, float]], amounts: Sequence[float]) -> dict[str, float | None]:
+    """Of every name among the entries; rates count by their amounts."""
+    found = {}
+    for name in (entries or [{}])[0]:
+        values = [entry[name] for entry in entries]
+        if name in RATES:
+            found[name] = sum(v * a for v, a in zip(values, amounts, strict=True)) / sum(amounts)
+        else:
+            found[name] = mean(values)
+    return found

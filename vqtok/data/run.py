@@ -55,11 +55,16 @@ class TokenizeReport:
     def bad_frac(self) -> float:
         return self.bad / max(self.rows, 1)
 
+    @property
+    def reasons(self) -> str:
+        """How many inputs are bad in which way."""
+        return ", ".join(f"{n} {name}" for name, n in self.status.items() if name != "ok")
+
     def check_bad_frac(self, max_bad_frac: float) -> None:
         """Raise InputError if more than this part of the rows is bad; the codes are written."""
         if self.bad_frac > max_bad_frac:
             raise InputError(
-                f"{self.bad} of {self.rows} inputs could not be tokenized ({self.status}), more "
+                f"{self.bad} of {self.rows} inputs could not be tokenized ({self.reasons}), more "
                 f"than the allowed {max_bad_frac:g} of all. The codes of the others are in "
                 f"{self.out}; its rows with status other than 'ok' say what is wrong."
             )
@@ -71,8 +76,7 @@ class TokenizeReport:
         """For a person: what was written, and what was not."""
         lines = [f"{self.out}: {self.rows} rows, {self.tokens} tokens in {self.bytes} bytes"]
         if self.bad:
-            reasons = ", ".join(f"{n} {name}" for name, n in self.status.items() if name != "ok")
-            lines.append(f"{self.bad} inputs could not be tokenized: {reasons}")
+            lines.append(f"{self.bad} inputs could not be tokenized: {self.reasons}")
         if self.ignored:
             lines.append(f"{self.ignored} other files were ignored")
         if self.missing_units:

@@ -71,10 +71,7 @@ def open_sound(item: Any) -> Iterator[SoundSource]:
             except OSError as error:
                 raise InputError(f"{name} cannot be opened: {error}.") from error
         with _decoding(name):
-            start = content.tell()
-            if not content.read(1):
-                raise InputError(f"{name} is empty: 0 bytes.", status="empty")
-            content.seek(start)
+            _check_whole(content, name)
             file = stack.enter_context(soundfile.SoundFile(content))
         yield SoundSource(
             name, file.channels, file.samplerate, lambda count: _file_pieces(file, name, count)
@@ -211,6 +208,21 @@ def _dict_content(item: Mapping, name: str) -> Any:
             f"{sorted(map(str, item))[:10]}."
         )
     return _content(content, name)
+
+
+def _check_whole(file: Any, name: str) -> None:
+    """Refuses an empty file, and a WAV that is shorter than its header says: libsndfile reads what
+    is there without a word. The file stays where it is."""
+    start = file.tell()
+    head = file.read(8)
+    if not head:
+        raise InputError(f"{name} is empty: 0 bytes.", status="empty")
+    size = file.seek(0, os.SEEK_END) - start
+    file.seek(start)
+    told = int.from_bytes(head[4:], "little") + 8
+    # writers that cannot go back to the header leave the largest numbers in it
+    if head[:4] == b"RIFF" and size + 8 < told < 2**31 - 4096:
+        raise InputError(f"{name} is cut off: its header tells of {told} bytes, {size} are there.")
 
 
 def _slices(array: np.ndarray, count: int) -> Iterator[np.ndarray]:

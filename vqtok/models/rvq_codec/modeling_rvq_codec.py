@@ -163,6 +163,12 @@ class RVQCodecModel(VQTokenizerModel):
         chunks = input_values.split(chunk_samples, -1)
         return torch.cat(list(CodeStream(self, number).all_of(chunks)), -1)
 
+    def decode(self, codes: Tensor) -> Tensor:
+        """Codes [B, q, T] int64, q <= Q, to samples [B, C, T hop]."""
+        if codes.ndim != 3:
+            raise ShapeError(f"codes of sounds are [B, q, T]; got {list(codes.shape)}.")
+        return super().decode(codes)
+
     def stream(
         self, num_codebooks: int | None = None, bitrate_bps: float | None = None
     ) -> CodeStream:
