@@ -5,8 +5,8 @@
 
 Every round times both, one after the other, so that a machine that slows down slows both of them;
 the figures are medians over the rounds, and of ratios within a round. Weights are random: speed
-does not depend on them. EnCodec has 26 filters instead of 32, its encoder then has 4.97 M
-parameters, ours 4.98 M; both are mono, 75 frames a second, 8 codebooks of 1,024.
+does not depend on them. EnCodec has 22 filters instead of 32, its encoder then has 3.61 M
+parameters, ours 3.58 M; both are mono, 75 frames a second, 8 codebooks of 1,024.
 
 - encoder: samples to latents. encode: samples to codes. decode: codes to samples.
 - tokenize: a waveform to `VQTokens`, with all that is checked on the way; detokenize: and back.
@@ -37,7 +37,7 @@ from vqtok.models.rvq_codec.configuration_rvq_codec import RVQCodecConfig
 from vqtok.models.rvq_codec.modeling_rvq_codec import RVQCodecModel
 
 RATE = 24_000
-FILTERS = 26  # of EnCodec, for an encoder of the size of ours
+FILTERS = 22  # of EnCodec, for an encoder of the size of ours
 KBITS = 6.0
 
 Pair = tuple[Callable[[], object], Callable[[], object]]  # ours, theirs
