@@ -113,3 +113,19 @@ def test_amounts_that_cannot_be_are_refused(script, tmp_path, monkeypatch, choic
     with pytest.raises(SystemExit):
         script.main()
     assert "SOURCE=MINUTES" in capsys.readouterr().err
+
+
+def test_copies_at_other_speeds_are_shorter_or_longer_and_higher_or_lower(script, tmp_path):
+    (tmp_path / "speech").mkdir()
+    time = np.arange(16_000) / 16_000
+    soundfile.write(tmp_path / "speech" / "a.flac", 0.5 * np.sin(2 * np.pi * 200 * time), 16_000)
+    options = script.argparse.Namespace(out=tmp_path, speeds=[80, 125], rate=16_000)
+
+    seconds = script.add_speeds(options)
+
+    assert seconds == pytest.approx(1 / 0.8 + 1 / 1.25)
+    for percent in (80, 125):
+        copy, rate = soundfile.read(tmp_path / "speech" / f"a-{percent}.flac")
+        pitch = np.abs(np.fft.rfft(copy)).argmax() * rate / len(copy)
+        assert len(copy) == 16_000 * 100 // percent
+        assert pitch == pytest.approx(200 * percent / 100, rel=0.01)
