@@ -74,7 +74,7 @@ def codebook_stats(counts: Tensor) -> CodebookStats:
     size, total = counts.shape[0], float(counts.sum())
     shares = counts / total if total else counts
     entropy = float(-torch.xlogy(shares, shares).sum()) / math.log(2)
-    entropy = max(entropy, 0.0)  # rounding may give -0.0
+    entropy = max(0.0, entropy)  # rounding may give -0.0
     return CodebookStats(
         codebook_size=size,
         total=round(total),
