@@ -42,7 +42,12 @@ class Encoded:
     @property
     def labels(self) -> np.ndarray:
         """int64 [S]: the ids, and -100 where nothing is to be learned."""
-        return np.where(self.loss_mask, self.ids.astype(np.int64), IGNORED)
+        return labels_of(self.ids, self.loss_mask)
+
+
+def labels_of(ids: np.ndarray, loss_mask: np.ndarray) -> np.ndarray:
+    """int64, the shape of both: the ids, and -100 where the mask is False."""
+    return np.where(loss_mask, ids.astype(np.int64), IGNORED)
 
 
 class SequenceLayout:

@@ -172,6 +172,14 @@ def resampling_ratio(from_hz: int, to_hz: int) -> Fraction:
     return Fraction(to_hz, from_hz).limit_denominator(MAX_DENOMINATOR) or Fraction(1)
 
 
+def integer_sounds(samples: int, channels: int) -> Tensor:
+    """Two sounds made of integers, float32 [2, channels, samples]: for canaries, because no
+    library draws them differently."""
+    n = torch.arange(samples)
+    sounds = torch.stack([n * n % 2003 - 1001, n * 37 % 1009 - 504])
+    return (sounds.float() / 2048)[:, None].repeat(1, channels, 1)
+
+
 def sound_name(item: Any) -> str:
     """How an error calls the item."""
     if isinstance(item, Mapping):

@@ -5,7 +5,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vqtok.layout.export.base import Exporter, Record, Target
-from vqtok.layout.sequence import IGNORED
+from vqtok.layout.sequence import labels_of
 
 BATCH_IDS = 1 << 20  # ids in a row group
 FILE_IDS = 1 << 28  # ids in a file
@@ -36,7 +36,7 @@ class HuggingFaceExporter(Exporter):
             row |= {"codes": ids, "shape": np.asarray(record.shape, np.int32)}
         else:
             learned = np.ones(ids.size, bool) if record.loss_mask is None else record.loss_mask
-            labels = np.where(learned, ids.astype(np.int64), IGNORED)
+            labels = labels_of(ids, learned)
             row |= {"input_ids": ids, "labels": labels}
         if record.position_ids is not None:
             row |= {"position_ids": record.position_ids, "document_ids": record.document_ids}

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from vqtok.errors import InputError
-from vqtok.layout.sequence import IGNORED, Encoded
+from vqtok.layout.sequence import Encoded, labels_of
 
 PADDING = -1  # the document of padding
 
@@ -34,7 +34,7 @@ class PackedRow:
     @property
     def labels(self) -> np.ndarray:
         """int64 [block_size]: the ids, and -100 where nothing is to be learned."""
-        return np.where(self.loss_mask, self.ids.astype(np.int64), IGNORED)
+        return labels_of(self.ids, self.loss_mask)
 
     def pieces(self) -> list[tuple[int, np.ndarray]]:
         """(document, ids) of every piece, in order."""

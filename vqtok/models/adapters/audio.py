@@ -4,12 +4,11 @@ import os
 from typing import Any, ClassVar
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from vqtok.errors import InputError, LoadError, ShapeError
 from vqtok.models.adapters.base import AdapterModel
-from vqtok.models.audio import READING, read_waveform, sound_name
+from vqtok.models.audio import READING, integer_sounds, read_waveform, sound_name
 from vqtok.models.outputs import Rate
 
 BOOKKEEPING = frozenset({"feature_extractor_type", "processor_class", "return_attention_mask"})
@@ -93,10 +92,8 @@ class AudioAdapter(AdapterModel):
         return Rate(bits=self.frame_rate_hz * sum(self.code_bits), per="second")
 
     def canary_inputs(self) -> Tensor:
-        """Two sounds made of integers: no library draws them differently."""
-        n = torch.arange(self.canary_frames * self.hop)
-        sounds = torch.stack([n * n % 2003 - 1001, n * 37 % 1009 - 504])
-        return (sounds.float() / 2048)[:, None].repeat(1, self.channels, 1)
+        """Two sounds made of integers."""
+        return integer_sounds(self.canary_frames * self.hop, self.channels)
 
     def _check_inputs(self, inputs: Tensor) -> None:
         super()._check_inputs(inputs)

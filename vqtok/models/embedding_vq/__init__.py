@@ -1,6 +1,6 @@
 """Embeddings to codes and back, for semantic IDs; each name is loaded on first use."""
 
-import importlib
+from vqtok.models.lazy import on_first_use
 
 _NAMES = {
     "EmbeddingReport": "vqtok.models.embedding_vq.report",
@@ -9,9 +9,4 @@ _NAMES = {
 }
 
 __all__ = list(_NAMES)
-
-
-def __getattr__(name: str):
-    if name not in _NAMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(_NAMES[name]), name)
+__getattr__ = on_first_use(__name__, _NAMES)

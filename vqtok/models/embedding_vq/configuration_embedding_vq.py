@@ -6,10 +6,10 @@ from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
 from vqtok.errors import ConfigError
-from vqtok.models.quantizer_config import check_quantizer_config
+from vqtok.models.quantizer_config import check_beam, check_quantizer_config
 
 DEFAULT_BEAM = 5  # faiss's ResidualQuantizer searches as widely
-MAX_WIDTH, MAX_LAYERS, MAX_BEAM = 2**16, 32, 256
+MAX_WIDTH, MAX_LAYERS = 2**16, 32
 
 
 @strict
@@ -77,10 +77,4 @@ class EmbeddingVQConfig(PreTrainedConfig):
         check_quantizer_config(config)
         if config["kind"] == "spatial":
             raise ConfigError("kind 'spatial' wants places in an image, which a vector has not.")
-        beam = self.encoder_beam_size
-        if beam is not None and not 1 <= beam <= MAX_BEAM:
-            raise ConfigError(f"encoder_beam_size must be 1 to {MAX_BEAM}; got {beam}.")
-        if config["kind"] != "residual" and beam not in (None, 1):
-            raise ConfigError(
-                f"encoder_beam_size is for kind 'residual'; got {beam} with {config['kind']!r}."
-            )
+        check_beam(self.encoder_beam_size, config["kind"])

@@ -9,7 +9,7 @@ from transformers import PreTrainedConfig
 
 from vqtok.errors import ConfigError
 from vqtok.models.presets import check_ranges, from_preset
-from vqtok.models.quantizer_config import check_quantizer_config
+from vqtok.models.quantizer_config import check_beam, check_quantizer_config
 
 # rates: 74.07, 75 and 86.13 frames a second
 PRESETS: dict[str, dict[str, Any]] = {
@@ -33,7 +33,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 MIDDLES = ("none", "mamba", "transformer")
 MIDDLE_DEPTH = 2
-MAX_WIDTH, MAX_DEPTH, MAX_STRIDE, MAX_LEVELS, MAX_BEAM = 8192, 256, 8192, 32, 256
+MAX_WIDTH, MAX_DEPTH, MAX_STRIDE, MAX_LEVELS = 8192, 256, 8192, 32
 
 
 @strict
@@ -116,7 +116,6 @@ class RVQCodecConfig(PreTrainedConfig):
             "channels": (1, 32),
             "latent_dim": (1, self.widths[-1]),
             "middle_depth": (1, MAX_DEPTH),
-            "encoder_beam_size": (1, MAX_BEAM),
         }
         check_ranges(self, ranges)
         if self.hop_samples > MAX_STRIDE or self.hop_samples < 2:
@@ -132,8 +131,4 @@ class RVQCodecConfig(PreTrainedConfig):
         levels = self.quantizer_config.get("num_codebooks", 1)
         if isinstance(levels, int) and levels > MAX_LEVELS:
             raise ConfigError(f"a codec has at most {MAX_LEVELS} codebooks; got {levels}.")
-        kind, beam = self.quantizer_config["kind"], self.encoder_beam_size
-        if kind != "residual" and beam != 1:
-            raise ConfigError(
-                f"encoder_beam_size is for kind 'residual'; got {beam} with {kind!r}."
-            )
+        check_beam(self.encoder_beam_size, self.quantizer_config["kind"])

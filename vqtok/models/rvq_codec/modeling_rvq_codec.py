@@ -29,6 +29,7 @@ import torch
 from torch import Tensor, nn
 
 from vqtok.errors import ConfigError, FormatError, LoadError, ShapeError
+from vqtok.models.audio import integer_sounds
 from vqtok.models.base import VQTokenizerModel
 from vqtok.models.items import check_items
 from vqtok.models.outputs import Rate, VQTokenizerOutput, VQTokens
@@ -272,10 +273,8 @@ class RVQCodecModel(VQTokenizerModel):
         return self.processor.write(output[:, :samples])
 
     def canary_inputs(self) -> Tensor:
-        """Two sounds made of integers, [2, C, 24 hops]: no library draws them differently."""
-        n = torch.arange(24 * self.hop)
-        sounds = torch.stack([n * n % 2003 - 1001, n * 37 % 1009 - 504])
-        return (sounds.float() / 2048)[:, None].repeat(1, self.channels, 1)
+        """Two sounds made of integers, [2, C, 24 hops]."""
+        return integer_sounds(24 * self.hop, self.channels)
 
     # Inside.
 

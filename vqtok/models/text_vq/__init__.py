@@ -1,6 +1,6 @@
 """Text to codes and back, without a loss; each name is loaded on first use."""
 
-import importlib
+from vqtok.models.lazy import on_first_use
 
 _NAMES = {
     "TextVQConfig": "vqtok.models.text_vq.configuration_text_vq",
@@ -8,9 +8,4 @@ _NAMES = {
 }
 
 __all__ = list(_NAMES)
-
-
-def __getattr__(name: str):
-    if name not in _NAMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(_NAMES[name]), name)
+__getattr__ = on_first_use(__name__, _NAMES)
