@@ -191,11 +191,7 @@ def sample(
 
 
 def decode(tok: AutoVQTokenizer, layout: SequenceLayout, ids: Tensor) -> list[Image.Image]:
-    items = [layout.decode(row)["image"] for row in ids]
-    for item in items:
-        height, width = (n * tok.hop for n in item.codes.shape[1:])
-        item.meta.update(height=height, width=width)
-    return tok.detokenize(items)
+    return tok.detokenize([layout.decode(row)["image"] for row in ids])
 
 
 def sheet(photos: list[Image.Image], pictures: list[Image.Image]) -> Image.Image:

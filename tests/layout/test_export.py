@@ -3,8 +3,10 @@
 import importlib.util
 import json
 import os
+import pickle
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -198,6 +200,70 @@ def test_equal_input_gives_equal_bytes(documents, tmp_path):
         assert [p.read_bytes() for p in one if p.is_file()] == [
             p.read_bytes() for p in other if p.is_file()
         ]
+
+
+def test_what_nanogpt_samples_decodes(documents, tmp_path):
+    export(documents[:1], tmp_path / "out", "nanogpt", val_fraction=0)
+
+    # the lines of nanoGPT's sample.py, with its default start
+    meta = pickle.loads((tmp_path / "out/meta.pkl").read_bytes())
+    start = [meta["stoi"][c] for c in "\n"]
+    (ids,) = READERS["nanogpt"](tmp_path / "out", "train")
+    printed = "".join([meta["itos"][i] for i in ids])
+
+    assert start == ids[:1] == [VOCAB.special("bos")]
+    name, row, _ = documents[0]
+    decoded = LAYOUT.sequences[name].decode([int(word) for word in printed.split()])
+    assert same_parts(row, decoded)
+
+
+@pytest.mark.parametrize("to", ["megatron", "nanogpt", "memmap", "webdataset"])
+@pytest.mark.parametrize("packing", [None, "concat"])
+def test_memory_does_not_grow_with_the_rows(to, packing, tmp_path):
+    sequence = Encoded(np.arange(4_096, dtype=np.uint16) % VOCAB.size, np.ones(4_096, bool), "k")
+    packed = {"packing": packing, "block_size": 1_000} if packing else {}
+    peaks = []
+
+    for rows in (20, 250):
+        tracemalloc.start()
+        export_sequences(
+            (sequence for _ in range(rows)),
+            tmp_path / f"{rows}",
+            to,
+            LAYOUT,
+            val_fraction=0,
+            **packed,
+        )
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+
+    # 1 MB of ids and 1 MB of masks more; a place in the index is what may be held
+    assert peaks[1] < peaks[0] + 200_000
+
+
+KILLED = """
+import os, sys
+import numpy as np
+from tests.layout.test_export import LAYOUT, Encoded, export_sequences
+def rows():
+    for index in range(50):
+        yield Encoded(np.zeros(9, np.uint16), np.ones(9, bool), str(index))
+    os.kill(os.getpid(), 9)
+export_sequences(rows(), sys.argv[1], "megatron", LAYOUT)
+"""
+
+
+def test_an_export_that_is_killed_leaves_no_folder_of_that_name(documents, tmp_path):
+    root = Path(__file__).parents[2]
+    environment = os.environ | {"PYTHONPATH": str(root)}
+
+    command = [sys.executable, "-c", KILLED, str(tmp_path / "out")]
+    done = subprocess.run(command, env=environment, check=False, timeout=200)
+
+    assert done.returncode == -9
+    assert not (tmp_path / "out").exists()
+    export(documents, tmp_path / "out", "megatron")
+    assert len(READERS["megatron"](tmp_path / "out", "train")) == len(documents)
 
 
 def test_an_export_that_breaks_off_leaves_nothing(documents, tmp_path):

@@ -37,7 +37,13 @@ def layout(
     ] = None,
     size: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME=LARGEST", help="height, width or length; repeatable."),
+        typer.Option(
+            metavar="NAME=LARGEST", help="height, width or length; default: those of the runs."
+        ),
+    ] = None,
+    grid: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=HxW", help="image=16x16, if all are alike; repeatable."),
     ] = None,
     pattern: Annotated[
         list[str] | None, typer.Option(metavar="NAME=PATTERN", help="audio=delay_flat; repeatable.")
@@ -61,6 +67,10 @@ def layout(
         labels={name: whole(name, value) for name, value in pairs(label).items()},
         sizes={name: whole(name, value) for name, value in pairs(size).items()},
         patterns=pairs(pattern),
+        grids={
+            name: [whole(name, side) for side in value.split("x")]
+            for name, value in pairs(grid).items()
+        },
         loss_on=loss_on.split(",") if loss_on else None,
         pad_to=pad_to,
     )
@@ -82,7 +92,17 @@ def export(
         Path | None,
         typer.Option(help="What `vqtok layout` wrote; default: made for DIR, or plain codes."),
     ] = None,
-    template: Annotated[str | None, typer.Option(help="Default: the one that fits DIR.")] = None,
+    template: Annotated[
+        list[str] | None,
+        typer.Option(help="Repeatable; default: for each DIR the one that takes its codes alone."),
+    ] = None,
+    join: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COLUMN",
+            help="What pairs the rows of several DIRs for one template; default: their source.",
+        ),
+    ] = None,
     packing: Annotated[str | None, typer.Option(help="none, concat or best_fit.")] = None,
     block_size: Annotated[int | None, typer.Option(min=1, help="Ids in a packed row.")] = None,
     column: Annotated[
@@ -105,7 +125,8 @@ def export(
         out,
         to,
         layout=layout,
-        template=template,
+        templates=template or (),
+        join=join,
         packing=packing,
         block_size=block_size,
         columns=pairs(column),

@@ -1,7 +1,9 @@
 """Codes to what priors read: vocabulary, patterns, sequences, packing, export."""
 
+from vqtok.layout.dropout import ConditionDropout
 from vqtok.layout.export import EXPORTERS, ExportReport, export_sequences
 from vqtok.layout.items import CodeItem, Stream
+from vqtok.layout.join import join_rows
 from vqtok.layout.packing import PACKINGS, PackedRow, attention_mask, pack
 from vqtok.layout.patterns import PATTERNS, Pattern, build_pattern
 from vqtok.layout.sequence import Encoded, SequenceLayout
@@ -14,6 +16,7 @@ __all__ = [
     "PACKINGS",
     "PATTERNS",
     "CodeItem",
+    "ConditionDropout",
     "Encoded",
     "ExportReport",
     "Layout",
@@ -26,5 +29,6 @@ __all__ = [
     "attention_mask",
     "build_pattern",
     "export_sequences",
+    "join_rows",
     "pack",
 ]

@@ -1,9 +1,10 @@
 """Rows of tokenized datasets to sequences: which template takes a row, and where its labels are."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections import ChainMap, Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from vqtok.errors import ConfigError, InputError
+from vqtok.errors import ConfigError, InputError, VqtokError, raised_again
 from vqtok.layout.items import MIN_DIGITS, Stream
 from vqtok.layout.sequence import Encoded, SequenceLayout
 from vqtok.layout.storage import Layout
@@ -19,42 +20,68 @@ def sequences_of(
     rows: Iterable[Mapping[str, Any]],
     layout: SequenceLayout,
     columns: Mapping[str, str] | None = None,
+    left_out: Counter | None = None,
+    prefixes: Sequence[str] = (),
 ) -> Iterator[Encoded]:
     """The rows that have codes, as sequences, in order.
 
     Args:
-        rows: of a run whose tokenizer is that of the template's only stream.
-        layout: the template; labels and text are read from the row.
+        rows: of a run whose tokenizer is that of the template's only stream; for templates of
+            several streams what `join_rows` gives: a row for each of them.
+        layout: the template; labels and text are read from the rows.
         columns: part of the template to the column that holds it, where the names differ.
+        left_out: counts the rows that are left out, by their status: bad ones, and texts of no
+            length ("empty"), which no pattern can hold.
+        prefixes: before the ids of the rows, stream by stream: a sequence's key is the ids of its
+            rows, joined by "+".
 
     Raises:
-        ConfigError: the template has several streams, or names no part of it.
+        ConfigError: `columns` names no part of the template.
         InputError: a row without a column that the template needs.
+        VqtokError: what `SequenceLayout.encode` raises, with the row's id.
     """
-    if len(layout.streams) != 1:
-        raise ConfigError(
-            f"a row has the codes of one tokenizer; {layout.template!r} takes "
-            f"{list(layout.streams)}. Join the rows yourself and call SequenceLayout.encode."
-        )
-    (stream,) = layout.streams
-    others = [name for name in layout.inputs if name != stream]
+    others = [name for name in layout.inputs if name not in layout.streams]
     unknown = set(columns or {}) - set(others)
     if unknown:
         raise ConfigError(
             f"columns were given for {sorted(unknown)}; {layout.template!r} reads {others}."
         )
     names = {name: name for name in others} | dict(columns or {})
+    single = len(layout.streams) == 1
+    prefixes = prefixes or [""] * len(layout.streams)
     for row in rows:
-        if row.get("codes") is None:
+        together = {layout.streams[0]: row} if single else row
+        status = _status(together.values())
+        if status != "ok":
+            if left_out is not None:
+                left_out[status] += 1
             continue
-        missing = sorted(set(names.values()) - set(row))
+        # a column that several runs kept is the same one
+        merged = ChainMap(*together.values())
+        missing = sorted(set(names.values()) - set(merged))
         if missing:
             raise InputError(
                 f"a row has no column {missing[0]!r}, which {layout.template!r} needs. Tokenize "
                 f"with --keep {missing[0]}, or say which column it is with --column PART=COLUMN."
             )
-        parts = {name: row[column] for name, column in names.items()}
-        yield layout.encode(parts | {stream: row}, key=str(row.get("id") or ""))
+        parts = {name: merged[column] for name, column in names.items()}
+        ids = (str(together[name].get("id") or "") for name in layout.streams)
+        key = "+".join(map("".join, zip(prefixes, ids, strict=True)))
+        try:
+            sequence = layout.encode(parts | dict(together), key=key)
+        except VqtokError as error:
+            raise raised_again(type(error).__name__, f"row {key}: {error}") from error
+        yield sequence
+
+
+def _status(rows: Iterable[Mapping[str, Any]]) -> str:
+    """ "ok", or why the first row that cannot be laid out cannot be."""
+    for row in rows:
+        if row.get("codes") is None:
+            return str(row.get("status") or "empty")
+        if 0 in (row["codes"].shape if row.get("shape") is None else row["shape"]):
+            return "empty"
+    return "ok"
 
 
 def default_layout(stream: Stream, sizes: Mapping[str, int]) -> Layout:
@@ -73,36 +100,71 @@ def default_layout(stream: Stream, sizes: Mapping[str, int]) -> Layout:
     return Layout(vocab, {stream.name: SequenceLayout(vocab, template)})
 
 
-def largest_grid(rows: Iterable[Mapping[str, Any]]) -> dict[str, int]:
-    """The sizes of `default_layout`: of rows with grids of two axes the largest, else nothing."""
-    shapes = [row["shape"][1:] for row in rows if row.get("shape") is not None]
-    if not shapes or len(shapes[0]) != 2:
-        return {}
-    return {"height": max(s[0] for s in shapes), "width": max(s[1] for s in shapes)}
-
-
-def template_for(layout: Layout, fingerprint: str, name: str | None = None) -> SequenceLayout:
-    """The template that takes the codes of a tokenizer.
+def largest_sizes(rows: Iterable[Mapping[str, Any]]) -> dict[str, int]:
+    """The largest "height" and "width" of grids of two axes, and "length" of those of one.
 
     Args:
-        layout: the templates.
-        fingerprint: decode fingerprint of the tokenizer.
-        name: of the template; None: the only one whose single stream is this tokenizer's.
+        rows: of a run, with their shapes.
+    """
+    largest: dict[str, int] = {}
+    for row in rows:
+        grid = (row["shape"] or [0])[1:]
+        for name, (axes, axis) in SIZES.items():
+            if len(grid) == axes:
+                largest[name] = max(largest.get(name, 0), grid[axis])
+    return largest
+
+
+def template_for(layout: Layout, fingerprint: str) -> SequenceLayout:
+    """The only template whose single stream has the codes of a tokenizer.
 
     Raises:
         ConfigError: none fits, or several do.
     """
-    if name is not None:
-        return layout.sequence(name)
-    fitting = {
-        key: seq
-        for key, seq in layout.sequences.items()
-        if len(seq.streams) == 1
-        and layout.vocab.stream(seq.streams[0]).fingerprint.startswith(fingerprint)
-    }
+    fitting = [
+        sequence
+        for sequence in layout.sequences.values()
+        if len(sequence.streams) == 1
+        and layout.vocab.stream(sequence.streams[0]).fingerprint.startswith(fingerprint)
+    ]
     if len(fitting) != 1:
         raise ConfigError(
             f"{len(fitting)} of the templates {sorted(layout.sequences)} take codes of the "
             f"tokenizer {fingerprint[:MIN_DIGITS]} alone. Say which one with --template."
         )
-    return next(iter(fitting.values()))
+    return fitting[0]
+
+
+def runs_for(sequence: SequenceLayout, digests: Sequence[str]) -> list[int]:
+    """Which runs hold the codes of the template's streams.
+
+    Args:
+        sequence: the template.
+        digests: decode fingerprints of the runs' tokenizers.
+
+    Returns:
+        Places in `digests`: of a template with one stream all that fit, of others one a stream.
+
+    Raises:
+        ConfigError: a stream without a run, several runs for one of several streams, or two
+            streams of one tokenizer.
+    """
+    taken: list[int] = []
+    for name in sequence.streams:
+        stream = sequence.vocab.stream(name)
+        fitting = [i for i, digest in enumerate(digests) if stream.fingerprint.startswith(digest)]
+        if not fitting:
+            raise ConfigError(
+                f"{{{name}}} of {sequence.template!r} is for codes of "
+                f"{stream.tokenizer or 'the tokenizer'} ({stream.fingerprint[:MIN_DIGITS]}); the "
+                f"runs were made by {', '.join(digest[:MIN_DIGITS] for digest in digests)}."
+            )
+        taken += fitting
+    count = len(sequence.streams)
+    if count > 1 and (len(taken) > count or len(set(taken)) < count):
+        raise ConfigError(
+            f"{sequence.template!r} wants one run for each of {list(sequence.streams)}, and the "
+            f"fingerprints fit {len(taken)}: export them one after the other, or pair the rows "
+            "with vqtok.layout.join_rows."
+        )
+    return taken

@@ -213,7 +213,9 @@ class SequenceLayout:
             raise ConfigError(
                 "text came as str: give SequenceLayout the text_tokenizer, or pass its ids."
             )
-        return self.text_tokenizer(text, add_special_tokens=False)["input_ids"]
+        # a caption that spells <s> is text: it must not begin or end anything
+        tokenized = self.text_tokenizer(text, add_special_tokens=False, split_special_tokens=True)
+        return tokenized["input_ids"]
 
 
 def _whole(part: Part, value: Any) -> int:

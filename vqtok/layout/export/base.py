@@ -1,5 +1,6 @@
 """What every exporter is: records in, files out, one writer for each split."""
 
+import json
 from abc import ABC, abstractmethod
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -45,6 +46,7 @@ class Target:
         files: closes what is open when the export ends, whether it ends well or not.
         block_size: length of all records, if they were packed.
         plain: whether the records are codes that no layout has moved.
+        begin: the id that sequences begin with, <bos>; None if there is none.
     """
 
     folder: Path
@@ -52,10 +54,25 @@ class Target:
     files: ExitStack
     block_size: int | None = None
     plain: bool = False
+    begin: int | None = None
 
     def open(self, name: str) -> BinaryIO:
         """A new file in the folder."""
         return self.files.enter_context(open(self.folder / name, "wb"))
+
+    def open_keys(self, split: str) -> "KeyFile":
+        """SPLIT.keys.jsonl, for formats that have no place for keys."""
+        return KeyFile(self.open(f"{split}.keys.jsonl"))
+
+
+@dataclass(frozen=True)
+class KeyFile:
+    """One line a record: its key as a JSON string. Says which input a record came from."""
+
+    file: BinaryIO
+
+    def add(self, record: Record) -> None:
+        self.file.write(json.dumps(record.key).encode() + b"\n")
 
 
 class Exporter(ABC):

@@ -61,6 +61,7 @@ class ExportReport:
         packing: the method, or None.
         block_size: ids in a row, if packed.
         layout: fingerprint of the vocabulary; None for plain codes.
+        left_out: rows that could not be written, by reason.
         sources: what the caller says about where the codes came from.
     """
 
@@ -74,6 +75,7 @@ class ExportReport:
     packing: str | None
     block_size: int | None
     layout: str | None
+    left_out: dict[str, int]
     sources: list[Any]
 
     def to_dict(self) -> dict[str, Any]:
@@ -82,7 +84,9 @@ class ExportReport:
     def summary(self) -> str:
         rows = ", ".join(f"{count:,} {split}" for split, count in self.rows.items())
         text = f"{self.out}: {self.format}, {rows} rows, {self.ids:,} ids as {self.dtype}"
-        return text + (f", {self.efficiency:.1%} of them no padding" if self.packing else "")
+        text += f", {self.efficiency:.1%} of them no padding" if self.packing else ""
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in self.left_out.items())
+        return text + (f"; left out: {reasons}" if reasons else "")
 
 
 def export_sequences(
@@ -94,6 +98,7 @@ def export_sequences(
     block_size: int | None = None,
     val_fraction: float | None = None,
     sources: Iterable[Any] = (),
+    left_out: Mapping[str, int] | None = None,
 ) -> ExportReport:
     """Write sequences of a layout.
 
@@ -106,6 +111,7 @@ def export_sequences(
         block_size: ids in a packed row.
         val_fraction: rows for validation, evenly spread; None: the format's own habit.
         sources: carried into vqtok_export.json.
+        left_out: rows that did not become sequences, by reason; counted while they are read.
 
     Raises:
         ConfigError: an unknown format, options that do not go together, a folder with content.
@@ -128,7 +134,7 @@ def export_sequences(
         for row in rows
     )
     job = _Job(Path(out), to, layout.vocab.size, val_fraction, packing, block_size, layout)
-    return job.run(records, list(sources))
+    return job.run(records, list(sources), {} if left_out is None else left_out)
 
 
 def export_codes(
@@ -138,6 +144,7 @@ def export_codes(
     stream: Stream,
     val_fraction: float | None = None,
     sources: Iterable[Any] = (),
+    left_out: Mapping[str, int] | None = None,
 ) -> ExportReport:
     """Write codes as they are, without vocabulary or template; for priors that mask or diffuse.
 
@@ -148,6 +155,7 @@ def export_codes(
         stream: whose codes they are.
         val_fraction: as for sequences.
         sources: carried into vqtok_export.json.
+        left_out: as for sequences.
     """
 
     def records() -> Iterator[Record]:
@@ -159,7 +167,7 @@ def export_codes(
             yield Record(codes.reshape(-1), key=key, shape=tuple(codes.shape))
 
     job = _Job(Path(out), to, max(stream.codebook_sizes), val_fraction, None, None, None)
-    return job.run(records(), list(sources))
+    return job.run(records(), list(sources), {} if left_out is None else left_out)
 
 
 @dataclass(frozen=True)
@@ -172,7 +180,9 @@ class _Job:
     block_size: int | None
     layout: Layout | None
 
-    def run(self, records: Iterator[Record], sources: list[Any]) -> ExportReport:
+    def run(
+        self, records: Iterator[Record], sources: list[Any], left_out: Mapping[str, int]
+    ) -> ExportReport:
         if self.to not in EXPORTERS:
             raise ConfigError(f"there is no format {self.to!r}; there are {', '.join(EXPORTERS)}.")
         if self.out.exists() and (not self.out.is_dir() or any(self.out.iterdir())):
@@ -180,28 +190,38 @@ class _Job:
         EXPORTERS[self.to].choose_dtype(self.vocab_size)
         first = next(records, None)
         if first is None:
-            raise InputError("there is nothing to export: no sequence came.", status="empty")
+            why = f" Left out: {dict(left_out)}." if left_out else ""
+            raise InputError(f"there is nothing to export: no sequence came.{why}", status="empty")
         self.out.parent.mkdir(parents=True, exist_ok=True)
         prefix = f".{self.out.name}-"
         folder = Path(tempfile.mkdtemp(prefix=prefix, dir=self.out.parent))
         try:
-            report = self._write(folder, itertools.chain([first], records), sources)
+            records = itertools.chain([first], records)
+            report = self._write(folder, records, sources, left_out)
             folder.chmod(0o755)  # mkdtemp makes it for its owner alone
-            if self.out.exists():
-                self.out.rmdir()
+            _to_disk(folder)
+            # takes the place of an empty folder, and of nothing else
             folder.rename(self.out)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
         return report
 
-    def _write(self, folder: Path, records: Iterable[Record], sources: list[Any]) -> ExportReport:
+    def _write(
+        self,
+        folder: Path,
+        records: Iterable[Record],
+        sources: list[Any],
+        left_out: Mapping[str, int],
+    ) -> ExportReport:
         kind = EXPORTERS[self.to]
         share = kind.default_val_fraction if self.val_fraction is None else self.val_fraction
         if not 0 <= share < 1:
             raise ConfigError(f"val_fraction must be at least 0 and below 1; got {share}.")
         rows, ids, used = dict.fromkeys(_splits(share), 0), 0, 0
         with contextlib.ExitStack() as files:
-            target = Target(folder, self.vocab_size, files, self.block_size, self.layout is None)
+            vocab = None if self.layout is None else self.layout.vocab
+            begin = vocab.special("bos") if vocab and "bos" in vocab.specials else None
+            target = Target(folder, self.vocab_size, files, self.block_size, vocab is None, begin)
             exporters = {split: kind(target, split) for split in rows}
             for index, record in enumerate(records):
                 split = VALIDATION if _is_validation(index, share) else TRAIN
@@ -228,6 +248,7 @@ class _Job:
             packing=self.packing,
             block_size=self.block_size,
             layout=None if self.layout is None else self.layout.vocab.fingerprint,
+            left_out=dict(left_out),
             sources=sources,
         )
         if self.layout is not None:
@@ -235,6 +256,16 @@ class _Job:
         text = json.dumps(report.to_dict() | {"out": self.out.name}, indent=1)
         (folder / REPORT).write_text(text + "\n", encoding="utf-8")
         return report
+
+
+def _to_disk(folder: Path) -> None:
+    """What has a name after a power cut has its content too."""
+    for path in [*folder.rglob("*"), folder]:
+        number = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(number)
+        finally:
+            os.close(number)
 
 
 def _splits(share: float) -> list[str]:

@@ -22,7 +22,10 @@ ONE_ARRAY = '[1, {"type": null, "context": null, "children_spec": []}]'
 
 
 class LitDataExporter(Exporter):
-    """Rows of block_size ids; loss masks and document ids have no place in this format."""
+    """Rows of block_size ids; loss masks and document ids have no place in this format.
+
+    Keys are in SPLIT.keys.jsonl.
+    """
 
     name = "litdata"
     takes_codes = False
@@ -34,11 +37,13 @@ class LitDataExporter(Exporter):
                 "litdata reads blocks of one length and drops what is left over: pass a packing "
                 "and a block_size."
             )
+        self._keys = target.open_keys(split)
         self._rows: list[bytes] = []
         self._chunks: list[dict[str, object]] = []
 
     def add(self, record: Record) -> None:
         self._rows.append(self.cast(record).tobytes())
+        self._keys.add(record)
         if len(self._rows[0]) * len(self._rows) >= CHUNK_BYTES:
             self._end_chunk()
 

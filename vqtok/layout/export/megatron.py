@@ -6,6 +6,7 @@ indices (uint64 each), then int32 lengths, int64 byte pointers and int64 documen
 """
 
 import struct
+from array import array
 
 import numpy as np
 
@@ -20,7 +21,10 @@ LARGEST = 2**31 - 1
 
 
 class MegatronExporter(Exporter):
-    """Every record is one sequence and one document; train with --data-path OUT/train."""
+    """Every record is one sequence and one document; train with --data-path OUT/train.
+
+    Loss masks and document ids have no place in this format; keys are in SPLIT.keys.jsonl.
+    """
 
     name = "megatron"
     takes_codes = False
@@ -28,7 +32,8 @@ class MegatronExporter(Exporter):
     def __init__(self, target: Target, split: str):
         super().__init__(target, split)
         self._file = target.open(f"{split}.bin")
-        self._lengths: list[int] = []
+        self._keys = target.open_keys(split)
+        self._lengths = array("i")  # four bytes a sequence, not an object
 
     @classmethod
     def choose_dtype(cls, vocab_size: int) -> np.dtype:
@@ -44,6 +49,7 @@ class MegatronExporter(Exporter):
         ids = self.cast(record)
         self._file.write(ids.astype(ids.dtype.newbyteorder("<")).tobytes())
         self._lengths.append(ids.size)
+        self._keys.add(record)
 
     def close(self) -> None:
         self._file.close()

@@ -50,6 +50,7 @@ class WebDatasetExporter(Exporter):
         about = tarfile.TarInfo(name)
         about.size, about.mode = len(data), 0o644
         self._tar.addfile(about, io.BytesIO(data))
+        self._tar.members.clear()  # it would remember every member for a listing
 
     def _end_shard(self) -> None:
         if self._tar is not None:
