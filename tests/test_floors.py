@@ -1,6 +1,6 @@
 """The floors of vqtok: a folder imports only from floors under it.
 
-errors, devices < ops < nn, quantizers, metrics < models < training, data, layout, hub < cli.
+errors, devices, lazy < ops < nn, quantizers, metrics < models < training, data, layout, hub < cli.
 Folders of one floor do not import each other, but quantizers may use metrics. Imports inside
 functions and under TYPE_CHECKING count. transformers, Triton and torch_xla have their own places.
 """
@@ -12,11 +12,12 @@ import pytest
 
 ROOT = Path(__file__).parents[1] / "vqtok"
 
-BASE = {"errors", "devices"}
+BASE = {"errors", "devices", "lazy"}
 PARTS = {"nn", "quantizers", "metrics"}
 BELOW_MODELS = BASE | {"ops"} | PARTS
 MAY_IMPORT = {
     "errors": set(),
+    "lazy": set(),
     "devices": {"errors"},
     "ops": BASE,
     "nn": BASE | {"ops"},

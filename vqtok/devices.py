@@ -5,6 +5,7 @@ imported only when one of them is asked for.
 """
 
 import contextlib
+import os
 import importlib.util
 import random
 import threading
@@ -14,6 +15,10 @@ import numpy as np
 import torch
 
 from vqtok.errors import ConfigError
+
+# numerics profiles, by which datasets are tokenized: see `vqtok.models.numerics`
+EXACT, BF16 = "exact", "bf16"
+NUMERICS = (EXACT, BF16)
 
 
 def pick_device(device: str | torch.device = "auto") -> torch.device:
@@ -46,6 +51,14 @@ def pick_device(device: str | torch.device = "auto") -> torch.device:
 def device_kind(device: str | torch.device) -> str:
     """The word by which kernels are chosen: "cpu", "cuda", "xla", ...; no index."""
     return torch.device(device).type
+
+
+def visible_cuda() -> list[str]:
+    """What CUDA_VISIBLE_DEVICES would say of each GPU that this process may use."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named is not None:
+        return [name.strip() for name in named.split(",") if name.strip()]
+    return [str(number) for number in range(torch.cuda.device_count())]
 
 
 def _check_cuda(device: torch.device) -> None:

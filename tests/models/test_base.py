@@ -2,6 +2,7 @@ import copy
 
 import pytest
 import torch
+from PIL import Image
 from transformers import AutoConfig
 
 from tests.models.toy_tokenizer import PATCH, ToyConfig, ToyTokenizer, noise_image, toy_tokenizer
@@ -334,3 +335,25 @@ def test_a_config_survives_the_file(tmp_path):
 
     assert loaded.quantizer_config == config.quantizer_config
     assert loaded.latent_dim == 5
+
+
+def test_a_prepared_item_gives_the_codes_of_the_raw_one(toy, images):
+    prepared = [toy.prepare(image) for image in images]
+
+    for one, two in zip(toy.tokenize(images), toy.tokenize(prepared), strict=True):
+        assert torch.equal(one.codes, two.codes)
+        assert one.meta == two.meta
+
+
+def test_small_images_go_together_by_default_and_large_ones_alone(toy):
+    seen = []
+    sizes = [(8, 8)] * 3 + [(160, 160), (64, 64), (64, 64)]
+    pictures = [Image.new("RGB", size, (40 * i, 0, 90)) for i, size in enumerate(sizes)]
+    toy.encoder.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0].shape))
+
+    tokens = toy.tokenize(pictures, batch_size=None)
+
+    # one shape a size: 16,384 pixels together, filled up with copies
+    assert {tuple(shape) for shape in seen} == {(256, 3, 8, 8), (1, 3, 160, 160), (4, 3, 64, 64)}
+    for one, two in zip(toy.tokenize(pictures), tokens, strict=True):
+        assert torch.equal(one.codes, two.codes)

@@ -201,7 +201,18 @@ def test_tokens_made_before_a_cast_can_be_decoded_after_it():
     assert model.to(torch.float32).detokenize(tokens)[0].size == (16, 16)
 
 
-@pytest.mark.parametrize("meta", [{}, {"height": 16}, {"height": 17, "width": 16}])
+def test_codes_without_meta_become_a_picture_of_whole_patches():
+    model = nano()
+    (tokens,) = model.tokenize([random_photo(13, 22)])
+
+    (whole,) = model.detokenize([dataclasses.replace(tokens, meta={})])
+    (own,) = model.detokenize([tokens])
+
+    assert whole.size == tuple(n * model.hop for n in tokens.codes.shape[:0:-1])
+    assert whole.crop((0, 0, *own.size)).tobytes() == own.tobytes()
+
+
+@pytest.mark.parametrize("meta", [{"height": 16}, {"height": 17, "width": 16}])
 def test_meta_that_cannot_belong_to_the_codes_is_refused(meta):
     model = nano()
     (tokens,) = model.tokenize([random_photo(16, 16)])

@@ -1,6 +1,6 @@
 """Tokenizers behind transformers' interface; a folder a model, each loaded on first use."""
 
-from vqtok.models.lazy import on_first_use
+from vqtok.lazy import on_first_use
 
 _NAMES = {
     "AutoVQTokenizer": "vqtok.models.auto",

@@ -11,7 +11,7 @@ Shapes: inputs [B, C, H, W] or [B, C, T]; latents [B, *grid, D]; codes [B, Q, *g
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, suppress
 from itertools import chain
 from typing import Any, ClassVar
 
@@ -19,11 +19,16 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from vqtok.devices import autocast_off, exact_numerics
 from vqtok.errors import ConfigError, ShapeError, VqtokError
 from vqtok.models.fingerprint import Fingerprint, FingerprintCache
 from vqtok.models.initialization import start
-from vqtok.models.items import batches_of_one_size, check_items
+from vqtok.models.items import (
+    PreparedItem,
+    auto_batch_size,
+    batches_of_one_size,
+    check_items,
+)
+from vqtok.models.numerics import Numerics
 from vqtok.models.outputs import Rate, VQTokenizerOutput, VQTokens, own_tokens
 from vqtok.models.reconstruction import crop, outputs_of, reconstruction_losses
 from vqtok.models.storage import refreeze, rounded_copy, write_canary
@@ -35,7 +40,7 @@ INPUT_AXES = {"image": "[B, C, H, W]", "audio": "[B, C, T]"}
 HUB_ARGUMENTS = ("cache_dir", "local_files_only", "revision", "subfolder", "token")
 
 
-class VQTokenizerModel(PreTrainedModel):
+class VQTokenizerModel(Numerics, PreTrainedModel):
     """Base of all tokenizers.
 
     Attributes:
@@ -115,35 +120,6 @@ class VQTokenizerModel(PreTrainedModel):
         """Of the first tensor; a tokenizer may hold buffers only."""
         return next((t.device for t in self._tensors()), torch.device("cpu"))
 
-    @property
-    def dtype(self) -> torch.dtype:
-        """What the encoder and the decoder compute in; the quantizer keeps to float32."""
-        floating = (t.dtype for t in self._tensors() if t.is_floating_point())
-        return next(floating, torch.float32)
-
-    def compute_in(self, dtype: torch.dtype) -> "VQTokenizerModel":
-        """Casts encoder and decoder; codes stay decodable, whatever precision they were made in.
-
-        The quantizer keeps to float32, and `fingerprint.decode` to that of the weights as they
-        were, as long as they are not trained on.
-        """
-        if dtype == self.dtype:
-            return self
-        decode = self.fingerprint.decode
-        self.encoder.to(dtype)
-        self.decoder.to(dtype)
-        self._fingerprints.keep(decode, of=self)
-        return self
-
-    def to(self, *args, **kwargs):
-        """As `torch.nn.Module.to`; a cast leaves codes decodable, as `compute_in` does."""
-        dtype = torch._C._nn._parse_to(*args, **kwargs)[1]
-        decode = self.fingerprint.decode if dtype not in (None, self.dtype) else None
-        moved = super().to(*args, **kwargs)
-        if decode is not None:
-            self._fingerprints.keep(decode, of=self)
-        return moved
-
     def hidden_layers(self) -> Sequence[nn.Module]:
         """Modules whose outputs are `hidden_states`, in the order in which they run."""
         return ()
@@ -215,43 +191,68 @@ class VQTokenizerModel(PreTrainedModel):
     # Raw items in, raw items out.
 
     def tokenize(
-        self, items: Sequence[Any], batch_size: int = 1, num_codebooks: int | None = None
+        self, items: Sequence[Any], batch_size: int | None = 1, num_codebooks: int | None = None
     ) -> list[VQTokens]:
         """Raw items to codes; every item keeps its own size, nothing is padded into the codes.
 
         Args:
-            items: a list of images, sounds, texts or vectors, as the tokenizer's `_read` says.
+            items: a list of images, sounds, texts or vectors, as the tokenizer's `_read` says, or
+                of what `prepare` gave.
             batch_size: how many items of one size go through the encoder together. With 1, the
                 default, the codes of an item are the same whatever its company. Above, a device
                 may add up in another order, and a latent halfway between two codes may flip.
+                None: as many as pay, see `auto_batch_size`.
             num_codebooks: keep only the first codebooks.
 
         Raises:
             InputError: an item that cannot be read; `.status` says in a word what is wrong.
         """
         check_items(items, "tokenize")
-        if batch_size < 1:
-            raise ConfigError(f"batch_size must be at least 1; got {batch_size}.")
+        size_of = self._batch_sizes(batch_size)
         fingerprint = self.fingerprint.decode
         tokens: list[VQTokens | None] = [None] * len(items)
         with self.inference():
-            for batch in batches_of_one_size(items, self._read, batch_size):
+            for batch in batches_of_one_size(items, self._read, size_of):
                 inputs = torch.stack([tensor for _, tensor, _ in batch])
                 # one shape for every batch of a size: the last is filled up with copies
-                inputs = torch.cat(
-                    [inputs, inputs[:1].repeat_interleave(batch_size - len(batch), 0)]
-                )
+                missing = size_of(inputs.shape[1:]) - len(batch)
+                if missing:
+                    inputs = torch.cat([inputs, inputs[:1].repeat_interleave(missing, 0)])
                 metas = [meta for _, _, meta in batch]
                 codes = self._encode_items(inputs.to(self.device), metas, num_codebooks).cpu()
                 for (index, _, meta), item_codes in zip(batch, codes, strict=False):
                     tokens[index] = VQTokens(item_codes.clone(), meta, fingerprint)
         return tokens
 
+    def prepare(self, item: Any) -> Any:
+        """The part of `tokenize` that needs no encoder; threads may call it side by side.
+
+        Args:
+            item: a raw item.
+
+        Returns:
+            What `tokenize` takes in its place, and only that.
+
+        Raises:
+            InputError: an item that cannot be read.
+        """
+        return PreparedItem(*self._read(item))
+
+    def auto_batch_size(self, shape: Sequence[int]) -> int:
+        """How many inputs of this shape [C, ...] `batch_size=None` puts together, on this device:
+        many small images, or vectors, one large image or one sound."""
+        return auto_batch_size(self.modality, shape, self.device.type)
+
+    @staticmethod
+    def on_step() -> None:
+        """Called between the steps of one long input; whoever waits may put their own here."""
+
     def detokenize(self, tokens: Sequence[VQTokens | Mapping[str, Any]]) -> list[Any]:
         """Codes to raw items, each with the size that it had.
 
         Args:
-            tokens: what `tokenize` gave, or rows of `vqtok.load_codes`.
+            tokens: what `tokenize` gave, rows of `vqtok.load_codes`, or codes that a prior made,
+                with an empty `meta`: they are decoded to the end of the last patch or frame.
 
         Raises:
             FingerprintError: the codes were made by another tokenizer.
@@ -265,21 +266,6 @@ class VQTokenizerModel(PreTrainedModel):
             for item in items:
                 raw.append(self._write(self._decode_item(item).float().cpu(), item.meta))
         return raw
-
-    @contextmanager
-    def inference(self) -> Iterator[None]:
-        """No gradients, no autocast, evaluation mode, exact arithmetic; training mode comes back.
-
-        Not torch.inference_mode: its codes could not be used in anyone's training afterwards.
-        """
-        training = [module for module in self.modules() if module.training]
-        self.eval()
-        try:
-            with torch.no_grad(), exact_numerics(), autocast_off(self.device):
-                yield
-        finally:
-            for module in training:
-                module.training = True
 
     def tokenize_dataset(self, source, out, **options):
         """The codes of a whole dataset as a folder of parquet; see `vqtok.data.tokenize_dataset`.
@@ -372,6 +358,14 @@ class VQTokenizerModel(PreTrainedModel):
         raise NotImplementedError(f"{type(self).__name__} must define canary_inputs.")
 
     # Inside.
+
+    def _batch_sizes(self, batch_size: int | None) -> Callable[[Sequence[int]], int]:
+        """How many inputs of a shape go together."""
+        if batch_size is None:
+            return self.auto_batch_size
+        if batch_size < 1:
+            raise ConfigError(f"batch_size must be at least 1; got {batch_size}.")
+        return lambda shape: batch_size
 
     def _tensors(self) -> Iterator[Tensor]:
         return chain(self.parameters(), self.buffers())

@@ -69,7 +69,10 @@ def fingerprint_of(model: nn.Module, decode: str | None = None) -> Fingerprint:
             "config": _code_config(model, encoder=True),
             "encoder": part_digests(model, "encoder"),
             "preprocessing": _preprocessing(model),
-            "numerics": {"profile": "exact", "dtype": str(model.dtype).removeprefix("torch.")},
+            "numerics": {
+                "profile": model.numerics,
+                "dtype": str(model.dtype).removeprefix("torch."),
+            },
         }
     )
     return Fingerprint(encode=encode, decode=decode, codebook=codebook)
@@ -124,7 +127,7 @@ class FingerprintCache:
         places = ((t.data_ptr(), t.dtype, t.device) for t in tensors)
         seen = tuple(zip(versions, places, strict=True))
         norm = nn.utils.get_total_norm([t.detach().float() for t in tensors if t.numel()])
-        options = canonical_json([model.config.to_dict(), _preprocessing(model)])
+        options = canonical_json([model.config.to_dict(), _preprocessing(model), model.numerics])
         return seen, float(norm), options
 
 

@@ -12,6 +12,7 @@ import torch
 
 from tests.models.rvq_codec.codecs import HOP, KINDS, MIDDLES, RATE, lively, noise, small, tone
 from vqtok.errors import ConfigError, FingerprintError, FormatError, InputError, ShapeError
+from vqtok.models.items import PreparedItem
 from vqtok.models.rvq_codec import modeling_rvq_codec
 
 LENGTHS = [1, HOP - 1, HOP, HOP + 1, 1000]
@@ -327,7 +328,17 @@ def test_autocast_around_tokenize_changes_no_code():
     assert torch.equal(inside[0].codes, model.tokenize(sounds)[0].codes)
 
 
-@pytest.mark.parametrize("meta", [{}, {"samples": 96}, {"samples": 121}, {"samples": "100"}])
+def test_codes_without_meta_become_a_sound_of_whole_frames():
+    model = lively()
+    (tokens,) = model.tokenize([(tone(100), RATE)])
+
+    (whole, _), (own, _) = model.detokenize([dataclasses.replace(tokens, meta={}), tokens])
+
+    assert whole.shape[-1] == tokens.codes.shape[1] * model.hop == 120
+    assert np.array_equal(whole[:, :100], own)
+
+
+@pytest.mark.parametrize("meta", [{"samples": 96}, {"samples": 121}, {"samples": "100"}])
 def test_meta_that_cannot_belong_to_the_codes_is_refused(meta):
     model = lively()
     (tokens,) = model.tokenize([(tone(100), RATE)])
@@ -365,3 +376,21 @@ def test_wrong_tensors_are_refused():
         model.encode(torch.zeros(1, 1, 50))
     with pytest.raises(ShapeError, match="decode wants"):
         model.decode(torch.zeros(1, 3, 0, dtype=torch.int64))
+
+
+def test_preparing_a_sound_changes_no_code_and_holds_no_long_one(monkeypatch):
+    model, steps = lively(), []
+    monkeypatch.setattr(modeling_rvq_codec, "PREPARED_SAMPLES", 3000)
+    monkeypatch.setattr(modeling_rvq_codec, "WINDOW_HOPS", 16)
+    monkeypatch.setattr(model, "on_step", lambda: steps.append(1))
+    sounds = [(tone(2500), RATE), (tone(9000), RATE)]
+
+    prepared = [model.prepare(sound) for sound in sounds]
+    raw = model.tokenize(sounds)
+
+    assert isinstance(prepared[0], PreparedItem)
+    assert prepared[1] is sounds[1]
+    assert len(steps) > 2  # a sign of life within one sound
+    for one, two in zip(raw, model.tokenize(prepared), strict=True):
+        assert torch.equal(one.codes, two.codes)
+        assert one.meta == two.meta

@@ -1,6 +1,6 @@
 """Tokenizers of the ecosystem behind vqtok's face; one file a family, loaded on first use."""
 
-from vqtok.models.lazy import on_first_use
+from vqtok.lazy import on_first_use
 
 _NAMES = {
     "AdapterModel": "vqtok.models.adapters.base",

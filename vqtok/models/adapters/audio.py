@@ -57,8 +57,8 @@ class AudioPreprocessor:
         return features["input_values"][0], {"samples": waveform.shape[-1]}
 
     def write(self, output: Tensor, meta: dict[str, Any]) -> tuple[np.ndarray, int]:
-        """A decoded [C, T] to (float32 [C, samples], sample rate)."""
-        waveform = output[:, : meta["samples"]].detach().float().cpu()
+        """A decoded [C, T] to (float32 [C, samples], sample rate); without meta all of it."""
+        waveform = output[:, : meta.get("samples")].detach().float().cpu()
         return np.ascontiguousarray(waveform.numpy()), self.sample_rate_hz
 
     def save_pretrained(self, folder: str | os.PathLike) -> None:

@@ -22,6 +22,7 @@ from transformers import PreTrainedConfig
 from vqtok.errors import ConfigError, ShapeError
 from vqtok.models.base import VQTokenizerModel
 from vqtok.models.fingerprint import tensor_digest
+from vqtok.models.numerics import Call
 from vqtok.models.outputs import VQTokenizerOutput, VQTokens
 from vqtok.models.reconstruction import crop
 from vqtok.models.storage import write_canary
@@ -119,14 +120,12 @@ class AdapterModel(VQTokenizerModel):
         tensors = [tensor for name in names for tensor in children[name].state_dict().values()]
         return {f"{part}.{index}": tensor_digest(tensor) for index, tensor in enumerate(tensors)}
 
-    def compute_in(self, dtype: torch.dtype) -> "AdapterModel":
-        """Casts the whole native model; codes stay decodable, whatever they were made in."""
-        if dtype == self.dtype:
-            return self
-        decode = self.fingerprint.decode
+    def encoder_calls(self) -> Sequence[Call]:
+        children = dict(self.native.named_children())
+        return [(children[name], "forward") for name in self.encoder_parts if name in children]
+
+    def _cast(self, dtype: torch.dtype) -> None:
         self.native.to(dtype)
-        self._fingerprints.keep(decode, of=self)
-        return self
 
     # Tensors in, tensors out.
 

@@ -1,6 +1,6 @@
 """Embeddings to codes and back, for semantic IDs; each name is loaded on first use."""
 
-from vqtok.models.lazy import on_first_use
+from vqtok.lazy import on_first_use
 
 _NAMES = {
     "EmbeddingReport": "vqtok.models.embedding_vq.report",

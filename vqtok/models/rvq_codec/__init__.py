@@ -1,6 +1,6 @@
 """The RVQ codec, the audio tokenizer; each name is loaded on first use."""
 
-from vqtok.models.lazy import on_first_use
+from vqtok.lazy import on_first_use
 
 _NAMES = {
     "RVQCodecConfig": "vqtok.models.rvq_codec.configuration_rvq_codec",

@@ -31,7 +31,8 @@ from torch import Tensor, nn
 from vqtok.errors import ConfigError, FormatError, LoadError, ShapeError
 from vqtok.models.audio import integer_sounds
 from vqtok.models.base import VQTokenizerModel
-from vqtok.models.items import check_items
+from vqtok.models.items import PreparedItem, check_items
+from vqtok.models.numerics import Call
 from vqtok.models.outputs import Rate, VQTokenizerOutput, VQTokens
 from vqtok.models.rvq_codec.audio_processing_rvq_codec import RVQCodecProcessor
 from vqtok.models.rvq_codec.configuration_rvq_codec import RVQCodecConfig
@@ -40,6 +41,7 @@ from vqtok.models.rvq_codec.streaming import CodeStream, SampleStream, fixed_win
 from vqtok.nn.time_layers import ConvBlock
 from vqtok.quantizers import build_quantizer
 
+PREPARED_SAMPLES = 2**20  # a longer sound is not held whole
 WINDOW_HOPS = 1024  # that tokenize and detokenize work on at a time: 14 seconds at 74 hops
 
 
@@ -133,6 +135,16 @@ class RVQCodecModel(VQTokenizerModel):
             )
         VQTokenizerModel.processor.fset(self, processor)
 
+    def encoder_calls(self) -> Sequence[Call]:
+        """Whole signals go through `forward`, streams through `step`."""
+        return [(self.encoder, "forward"), (self.encoder.paths, "step")]
+
+    def float32_layers(self) -> Sequence[nn.Module]:
+        """The transform that goes from samples to latents in one step, and both ends of the other
+        path."""
+        transform, network = self.encoder.paths.first[0], self.encoder.paths.second
+        return [transform.proj, network[0].proj, network[-1]]
+
     # Tensors in, tensors out.
 
     def encode(
@@ -207,7 +219,7 @@ class RVQCodecModel(VQTokenizerModel):
     def tokenize(
         self,
         items: Sequence[Any],
-        batch_size: int = 1,
+        batch_size: int | None = 1,
         num_codebooks: int | None = None,
         bitrate_bps: float | None = None,
     ) -> list[VQTokens]:
@@ -226,7 +238,7 @@ class RVQCodecModel(VQTokenizerModel):
             ConfigError: both `num_codebooks` and `bitrate_bps`, or one that cannot be.
         """
         number = self._levels(num_codebooks, bitrate_bps)
-        if batch_size != 1:
+        if batch_size not in (None, 1):
             return super().tokenize(items, batch_size, number)
         check_items(items, "tokenize")
         fingerprint = self.fingerprint.decode
@@ -236,10 +248,25 @@ class RVQCodecModel(VQTokenizerModel):
     def _tokenize_one(self, item: Any, number: int | None, fingerprint: str) -> VQTokens:
         """`_read` and `_encode_items` window by window."""
         stream = CodeStream(self, number)
-        windows = fixed_windows(self.processor.blocks(item), WINDOW_HOPS * self.hop)
-        codes = list(stream.all_of(window[None].to(self.device) for window in windows))
+        blocks = [item.tensor] if isinstance(item, PreparedItem) else self.processor.blocks(item)
+        windows = fixed_windows(blocks, WINDOW_HOPS * self.hop)
+        codes = []
+        for part in stream.all_of(window[None].to(self.device) for window in windows):
+            codes.append(part)
+            self.on_step()
         meta = {"samples": stream.samples}
         return VQTokens(torch.cat(codes, -1)[0].cpu(), meta, fingerprint)
+
+    def prepare(self, item: Any) -> Any:
+        """As for every tokenizer; a long sound stays what it is, and is read while it is encoded."""
+        blocks, read = self.processor.blocks(item), []
+        while (block := next(blocks, None)) is not None:
+            read.append(block)
+            if sum(block.shape[-1] for block in read) > PREPARED_SAMPLES:
+                blocks.close()
+                return item
+        sound = torch.cat(read, -1)
+        return PreparedItem(sound, {"samples": sound.shape[-1]})
 
     def _read(self, item: Any) -> tuple[Tensor, dict[str, Any]]:
         return self.processor.read(item)
@@ -265,6 +292,8 @@ class RVQCodecModel(VQTokenizerModel):
 
     def _write(self, output: Tensor, meta: dict[str, Any]) -> tuple[np.ndarray, int]:
         samples, whole = meta.get("samples"), output.shape[-1]
+        if not meta:  # codes that a prior made: the sound ends with its last frame
+            return self.processor.write(output)
         if not isinstance(samples, int) or not whole - self.hop < samples <= whole:
             raise FormatError(
                 f"the codes are of a sound of {whole} samples, less at most {self.hop - 1}; meta "

@@ -1,6 +1,6 @@
 """Text to codes and back, without a loss; each name is loaded on first use."""
 
-from vqtok.models.lazy import on_first_use
+from vqtok.lazy import on_first_use
 
 _NAMES = {
     "TextVQConfig": "vqtok.models.text_vq.configuration_text_vq",

@@ -63,6 +63,7 @@ LEAST_MARGIN = 0.25  # logits; float32 on two machines differs by less than a hu
 PIECE_PATCHES = 2**18  # of a long text, worked on together
 ENCODE_ROWS = 2**14
 LOGIT_ROWS = 512  # on a CPU: 2 MB of logits stay in the cache
+TEXTS_TOGETHER = 16  # by default, where the caller leaves it open
 HEADER_BITS = 64  # length and checksum of a text, as two 32-bit numbers
 
 
@@ -213,7 +214,7 @@ class TextVQModel(VQTokenizerModel):
     def tokenize(
         self,
         items: Sequence[Any],
-        batch_size: int = 1,
+        batch_size: int | None = 1,
         num_codebooks: int | None = None,
         lossless: bool = True,
     ) -> list[VQTokens]:
@@ -223,7 +224,7 @@ class TextVQModel(VQTokenizerModel):
             items: a list of str, UTF-8 bytes or path objects.
             batch_size: how many texts, of any lengths, go through the encoder together; short
                 texts are quicker in company. They do not see each other, but a device may add up
-                in another order, and a latent halfway between two codes may flip.
+                in another order, and a latent halfway between two codes may flip. None: 16.
             num_codebooks: keep only the first codebooks.
             lossless: put into `meta` what it takes to give every text back exactly: `escapes`,
                 the bytes that the decoder gets wrong, and `crc32`. Without, `detokenize` gives
@@ -233,6 +234,7 @@ class TextVQModel(VQTokenizerModel):
             InputError: an item that is no text.
         """
         check_items(items, "tokenize")
+        batch_size = TEXTS_TOGETHER if batch_size is None else batch_size
         if batch_size < 1:
             raise ConfigError(f"batch_size must be at least 1; got {batch_size}.")
         fingerprint, tokens = self.fingerprint.decode, []
@@ -254,6 +256,10 @@ class TextVQModel(VQTokenizerModel):
                     joined = torch.from_numpy(np.concatenate(codes).T.copy())
                     tokens.append(VQTokens(joined, meta, fingerprint))
         return tokens
+
+    def prepare(self, item: Any) -> Any:
+        """A text is ready as it is."""
+        return item
 
     def detokenize(self, tokens: Sequence[VQTokens | Mapping[str, Any]]) -> list[str]:
         """Codes to texts; those tokenized without a loss come back as they were.

@@ -1,6 +1,6 @@
 """VIM-VQ, the image tokenizer of Vision-Mamba blocks; each name is loaded on first use."""
 
-from vqtok.models.lazy import on_first_use
+from vqtok.lazy import on_first_use
 
 _NAMES = {
     "VimVQConfig": "vqtok.models.vim_vq.configuration_vim_vq",

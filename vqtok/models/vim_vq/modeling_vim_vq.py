@@ -167,8 +167,10 @@ class VimVQModel(VQTokenizerModel):
         return self.processor.read(item)
 
     def _write(self, output: Tensor, meta: dict[str, Any]) -> Image.Image:
-        size = tuple(meta.get(name) for name in ("height", "width"))
         whole = tuple(output.shape[-2:])
+        if not meta:  # codes that a prior made: the picture ends with its last patches
+            return self.processor.write(output)
+        size = tuple(meta.get(name) for name in ("height", "width"))
         if not all(
             isinstance(side, int) and room - self.hop < side <= room
             for side, room in zip(size, whole, strict=True)
