@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from tests.data.conftest import huge_png, png
 from tests.data.rows import rows_of
 from tests.models.adapters import natives
+from tests.models.text_vq.small import CODE, ENGLISH, started
 from vqtok import VimVQConfig, VimVQModel
 from vqtok.cli import app
 
@@ -76,6 +77,24 @@ def sounds() -> dict[str, tuple[bytes, str]]:
         "07_empty.mp3": (b"", "empty"),
         "08_text.mp3": (b"no sound at all\n" * 30, "decode_error"),
         "09_good.wav": (wave(noise[::-1]), "ok"),
+        # nothing in it says where it should have ended: the part that is there is a sound
+        "10_truncated.mp3": (wave(noise, form="MP3")[:-300], "ok"),
+        "11_header_only.mp3": (wave(noise, form="MP3")[:40], "decode_error"),
+        "12_infinite.wav": (wave([0, np.inf], subtype="FLOAT"), "nonfinite"),
+    }
+
+
+def texts() -> dict[str, tuple[bytes, str]]:
+    return {
+        "00_good.txt": (ENGLISH.encode(), "ok"),
+        "01_invalid.txt": (b"caf\xe9 in Latin-1", "decode_error"),
+        "02_cut.txt": ("café".encode()[:-1], "decode_error"),
+        "03_surrogate.txt": (b"half of a pair \xed\xa0\x80", "decode_error"),
+        "04_empty.txt": (b"", "ok"),
+        "05_zeros.txt": (b"\0" * 9, "ok"),
+        "06_image.txt": (png(0), "decode_error"),
+        "07_utf16.txt": ("two bytes each".encode("utf-16"), "decode_error"),
+        "08_good.txt": (CODE.encode(), "ok"),
     }
 
 
@@ -87,10 +106,13 @@ def tokenizers(tmp_path_factory):
     )
     extractor = transformers.EncodecFeatureExtractor(feature_size=1, sampling_rate=24_000)
     natives.save(natives.encodec(), root / "audio", extractor)
+    started().save_pretrained(root / "text")
     return root
 
 
-@pytest.mark.parametrize(("modality", "inputs"), [("image", images()), ("audio", sounds())])
+@pytest.mark.parametrize(
+    ("modality", "inputs"), [("image", images()), ("audio", sounds()), ("text", texts())]
+)
 def test_a_bad_input_is_a_row_that_says_why_and_costs_no_other(
     tokenizers, tmp_path, modality, inputs
 ):

@@ -173,7 +173,8 @@ def test_the_same_vector_has_the_same_hash_in_every_format(tmp_path):
     pq.write_table(pa.table({"vec": fixed, "n": range(7)}), tmp_path / "c.parquet")
 
     for name in ("a.npy", "b.parquet", "c.parquet"):
-        tokenize_dataset(tmp_path / name, tmp_path / f"{name}-out", FakeVectors(), batch_size=3)
+        out = tmp_path / f"{name}-out"
+        tokenize_dataset(tmp_path / name, out, FakeVectors(), batch_size=3, content_hash=True)
 
     runs = [rows_of(tmp_path / f"{name}-out") for name in ("a.npy", "b.parquet", "c.parquet")]
     hashes = [[row["content_hash"] for row in rows] for rows in runs]

@@ -186,7 +186,7 @@ def test_an_outage_is_an_error_of_the_run_and_not_of_a_row(memory, monkeypatch):
     memory.pipe("/d/a.png", png(0))
     source = open_source("memory://d")
     plan = build_plan(source.list(), 10)
-    monkeypatch.setattr("vqtok.data.files.RETRY_SECONDS", (0.0, 0.0))
+    monkeypatch.setattr("vqtok.data.remote.RETRY_SECONDS", (0.0, 0.0))
 
     def gone(path):
         raise ConnectionError("no route")

@@ -2,16 +2,26 @@
 
 import json
 
+import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from PIL import Image
 
 from tests.data.conftest import png
 from tests.data.fake import FakeTokenizer, TwoLevels
-from vqtok.data import decode_dataset, load_codes, stored_tokenizer, tokenize_dataset
-from vqtok.data.reader import open_run
+from vqtok.data import (
+    CodesStream,
+    decode_dataset,
+    load_codes,
+    map_codes,
+    run_report,
+    stored_tokenizer,
+    tokenize_dataset,
+)
+from vqtok.data.reader import check_decodes, open_run
 from vqtok.errors import ConfigError, FingerprintError, FormatError
 
 
@@ -27,6 +37,114 @@ def test_load_codes_gives_the_rows_of_all_units_in_order(codes):
     assert loaded.num_rows == 10
     assert loaded["src"] == sorted(loaded["src"])
     assert np.prod(loaded[3]["shape"]) == len(loaded[3]["codes"])
+
+
+KEPT = datasets.Features(
+    {
+        "image": datasets.Image(),
+        "label": datasets.ClassLabel(names=["cat", "dog"]),
+        "thumb": datasets.Image(),
+        "box": datasets.List(datasets.Value("float32"), length=4),
+        "grid": datasets.Array2D((2, 3), "float32"),
+    }
+)
+
+
+@pytest.fixture
+def with_kept_columns(tmp_path):
+    """Six images of a table with columns of every kind, one without a thumbnail, in three units."""
+    picture = {"bytes": png(9), "path": None}
+    rows = [
+        {
+            "image": {"bytes": png(index), "path": None},
+            "label": index % 2,
+            "thumb": None if index == 2 else picture,
+            "box": [1.0, 2.0, 3.0, 4.0],
+            "grid": [[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]],
+        }
+        for index in range(6)
+    ]
+    datasets.Dataset.from_list(rows, features=KEPT).to_parquet(tmp_path / "in.parquet")
+    keep = [name for name in KEPT if name != "image"]
+    tokenize_dataset(
+        tmp_path / "in.parquet", tmp_path / "kept", FakeTokenizer(), unit_rows=2, keep=keep
+    )
+    return tmp_path / "kept"
+
+
+@pytest.mark.parametrize("how", ["load_codes", "parquet", "folder", "streaming"])
+def test_every_way_to_load_a_run_gives_the_same_rows_and_features(with_kept_columns, how):
+    folder = str(with_kept_columns)
+    files = f"{folder}/data/*.parquet"
+    loaded = {
+        "load_codes": lambda: load_codes(folder),
+        "parquet": lambda: datasets.load_dataset("parquet", data_files=files, split="train"),
+        "folder": lambda: datasets.load_dataset(folder, split="train"),
+        "streaming": lambda: datasets.load_dataset(folder, split="train", streaming=True),
+    }[how]()
+
+    assert {name: loaded.features[name] for name in KEPT if name != "image"} == {
+        name: kind for name, kind in KEPT.items() if name != "image"
+    }
+    rows = list(loaded)
+    assert [row["src_row"] for row in rows] == list(range(6))
+    assert [row["thumb"] is None for row in rows] == [False, False, True, False, False, False]
+    assert rows[0]["thumb"].size == (24, 16)
+    assert rows[0]["grid"] == [[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]
+    own = [list(row["codes"].ravel()) for row in open_run(folder).rows()]
+    assert [row["codes"] for row in rows] == own
+
+
+def test_codes_become_tensors_with_the_torch_format(with_kept_columns):
+    row = load_codes(with_kept_columns).with_format("torch")[1]
+
+    assert row["codes"].dtype == torch.int64
+    assert row["codes"].reshape(*row["shape"].tolist()).shape == (1, 2, 3)
+    assert row["label"] == 1
+
+
+@pytest.mark.parametrize("inputs", [[b""], [b"", b"x"], [png(1)], [b"", png(1), b"", png(2)]])
+def test_runs_of_one_row_and_of_bad_rows_have_the_same_columns(codes, tmp_path, inputs):
+    (tmp_path / "few").mkdir()
+    for index, data in enumerate(inputs):
+        (tmp_path / f"few/{index}.png").write_bytes(data)
+    tokenize_dataset(tmp_path / "few", tmp_path / "out", FakeTokenizer(), unit_rows=1)
+
+    loaded = load_codes(tmp_path / "out")
+
+    assert loaded.features == load_codes(codes).features
+    assert [row["codes"] is None for row in loaded] == [len(data) < 9 for data in inputs]
+    assert datasets.load_dataset(str(tmp_path / "out"), split="train")[0] == loaded[0]
+
+
+def test_rows_of_another_tokenizer_are_not_decoded(photos, codes, tmp_path):
+    """What `load_codes` gives goes into `detokenize`, which looks at codes_fp."""
+    row = load_codes(codes)[0]
+
+    assert row["codes_fp"] == "d" * 16
+    with pytest.raises(FingerprintError):
+        check_decodes(open_run(codes), FakeTokenizer(decode="0" * 64))
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda c: c["units"][0].update(file="../../secret.parquet"), "no file of a run"),
+        (lambda c: c["units"][0].update(file="/etc/passwd"), "no file of a run"),
+        (lambda c: c["units"].insert(0, "x"), r"units\[0\] should be of type dict"),
+        (lambda c: c["tokenizer"].pop("fingerprint"), "fingerprint is missing in tokenizer"),
+        (lambda c: c["tokenizer"].update(codebook_sizes=["9"]), r"codebook_sizes\[0\] should be"),
+        (lambda c: c["options"].update(num_codebooks=True), "num_codebooks should be"),
+    ],
+)
+def test_a_damaged_manifest_is_refused_by_every_reader(codes, change, says):
+    content = json.loads((codes / "vqtok.json").read_text())
+    change(content)
+    (codes / "vqtok.json").write_text(json.dumps(content))
+
+    for reader in (load_codes, map_codes, CodesStream, run_report):
+        with pytest.raises(FormatError, match=says):
+            reader(codes)
 
 
 def test_an_unfinished_run_is_refused_unless_allowed(codes):

@@ -1,7 +1,10 @@
 """A run that was killed anywhere and resumed holds the rows of one that was not."""
 
+import errno
 import json
 import os
+import re
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -34,18 +37,25 @@ def clean(photos, tmp_path, tokenizer) -> list[tuple]:
     return codes_of(tmp_path / "clean")
 
 
+OF_THE_RUN = ("after_run", "after_plan", "before_manifest")  # and not of a unit
+
+
+@pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize("point", POINTS)
 def test_a_run_killed_at_any_point_resumes_to_the_same_rows(
-    point, photos, tmp_path, tokenizer, clean, run_process
+    point, workers, photos, tmp_path, tokenizer, clean, run_process
 ):
-    out, unit = tmp_path / "out", {"after_plan": "", "before_manifest": ""}.get(point, ":1")
+    out, unit = tmp_path / "out", "" if point in OF_THE_RUN else ":1"
+    of_worker = point == "mid_encode" and workers > 1  # whose driver then goes on
 
-    killed = run_process(photos, out, f"{point}{unit}")
+    once = {"once": str(tmp_path / "died")} if of_worker else {}
+    killed = run_process(photos, out, f"{point}{unit}", workers=workers, **once)
     unfinished = not (out / "vqtok.json").exists()
     tokenize_dataset(photos, out, tokenizer, unit_rows=4, resume=True)
 
-    assert killed == EXIT_CODE
-    assert unfinished
+    assert killed == (0 if of_worker else EXIT_CODE)
+    assert unfinished != of_worker
+    assert (tmp_path / "died").exists() == of_worker
     assert codes_of(out) == clean
     assert load_codes(out).num_rows == 10
     assert list((out / ".vqtok/tmp").iterdir()) == []
@@ -66,14 +76,21 @@ def test_many_crashes_one_after_the_other_lose_and_repeat_nothing(
     assert codes_of(out) == clean
 
 
-def test_published_units_are_not_made_again(photos, tmp_path, tokenizer, run_process):
-    out = tmp_path / "out"
+def test_published_units_are_not_made_again(photos, tmp_path, run_process):
+    class Counting(FakeTokenizer):
+        made = 0
+
+        def _one(self, item):
+            self.made += 1
+            return super()._one(item)
+
+    out, tokenizer = tmp_path / "out", Counting()
     run_process(photos, out, "before_commit:1")
 
     report = tokenize_dataset(photos, out, tokenizer, resume=True)
 
     assert report.resumed_units == 2
-    assert len(tokenizer.batches) == 2
+    assert tokenizer.made == 2
 
 
 def test_resuming_a_finished_run_changes_nothing(photos, tmp_path, tokenizer):
@@ -179,9 +196,41 @@ def test_a_finished_run_that_lost_a_file_is_refused(photos, tmp_path, tokenizer)
         tokenize_dataset(photos, tmp_path / "out", tokenizer, resume=True)
 
 
-def test_a_second_driver_on_the_same_folder_is_refused(photos, interrupted, tokenizer):
-    with LocalStore(interrupted).lock(), pytest.raises(ConfigError, match="another process"):
+def test_a_second_driver_is_refused_and_told_who_is_the_first(photos, interrupted, tokenizer):
+    first = rf"\(process {os.getpid()} on {re.escape(socket.gethostname())}, since 20.*\); wait"
+    with LocalStore(interrupted).lock(), pytest.raises(ConfigError, match=first):
         tokenize_dataset(photos, interrupted, tokenizer, resume=True)
+    with LocalStore(interrupted).lock(shared=True), pytest.raises(ConfigError, match="tasks that"):
+        tokenize_dataset(photos, interrupted, tokenizer, resume=True)
+
+    tokenize_dataset(photos, interrupted, tokenizer, resume=True)
+    assert (interrupted / ".vqtok/lock").read_text() == ""
+
+
+def test_a_resume_says_that_the_last_process_was_killed(photos, interrupted, tokenizer, caplog):
+    tokenize_dataset(photos, interrupted, tokenizer, resume=True)
+    (killed,) = [r.getMessage() for r in caplog.records if "was killed or crashed" in r.message]
+    caplog.clear()
+    tokenize_dataset(photos, interrupted, tokenizer, resume=True)
+
+    assert "process " in killed
+    assert "more than one worker" in killed
+    assert "killed" not in caplog.text
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_used_with_a_warning(
+    number, photos, tmp_path, tokenizer, clean, monkeypatch, caplog
+):
+    def no_locks(handle, kind):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("fcntl.flock", no_locks)
+    tokenize_dataset(photos, tmp_path / "out", tokenizer, unit_rows=4)
+
+    assert "has no file locks: start one driver per folder" in caplog.text
+    assert LocalStore(tmp_path / "out").is_locked() is None
+    assert codes_of(tmp_path / "out") == clean
 
 
 def test_the_first_publish_wins(tmp_path):

@@ -1,5 +1,6 @@
 """What a run of tokenize leaves on disk."""
 
+import io
 import json
 import math
 
@@ -13,6 +14,8 @@ from tests.data.conftest import png
 from tests.data.fake import FakeTokenizer, FakeTokens, TwoLevels
 from tests.data.rows import codes_of, rows_of
 from vqtok.data import load_codes, tokenize_dataset
+from vqtok.data.plan import default_unit_rows
+from vqtok.data.schema import Row, RowSchema, UnitWriter
 from vqtok.errors import CodeRangeError, ConfigError, FormatError, InputError, VqtokError
 
 
@@ -234,3 +237,25 @@ def test_an_option_that_cannot_be_obeyed_is_refused(photos, tmp_path, tokenizer,
         tokenize_dataset(photos, tmp_path / "out", tokenizer, **options)
 
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [pa.uint8(), pa.int64(), pa.string(), pa.binary(), pa.bool_(), pa.float32(), pa.float16()]
+    + [pa.large_string(), pa.list_(pa.int64()), pa.timestamp("us")],
+)
+def test_a_unit_gives_the_types_of_its_columns_back(kind):
+    schema = RowSchema((300, 70_000), (pa.field("kept", kind),))
+    writer = UnitWriter(schema, {"vqtok.unit": "0"})
+    writer.add(Row("a", 0, 0, "a.png", 0, "f" * 16, kept={"kept": None}))
+
+    read = pq.read_schema(io.BytesIO(writer.close()))
+
+    assert read.remove_metadata() == schema.arrow().remove_metadata()
+    assert read.metadata[b"vqtok.unit"] == b"0"
+
+
+def test_small_sources_make_several_units_and_large_ones_units_of_8192():
+    assert [default_unit_rows(n) for n in (1, 64, 512, 800, 50_000, 10**7)] == [
+        *(64, 64, 64, 100, 6250, 8192),
+    ]

@@ -195,7 +195,7 @@ def test_a_file_that_changes_during_the_run_stops_it(photos, tmp_path, tokenizer
             return super().tokenize(items, batch_size)
 
     with pytest.raises(InputError, match="changed while it was being tokenized"):
-        tokenize_dataset(photos, tmp_path / "out", Rewriting())
+        tokenize_dataset(photos, tmp_path / "out", Rewriting(), unit_rows=4)
 
 
 @settings(max_examples=200, deadline=None)
@@ -234,11 +234,11 @@ def test_a_damaged_plan_is_refused(tmp_path):
 
 
 def test_the_same_input_has_the_same_hash_wherever_it_lies(photos, tmp_path, tokenizer):
-    tokenize_dataset(photos, tmp_path / "folder", tokenizer)
+    tokenize_dataset(photos, tmp_path / "folder", tokenizer, content_hash=True)
     data = [(photos / row["src"]).read_bytes() for row in rows_of(tmp_path / "folder")]
     pq.write_table(pa.table({"image": pa.array(data, pa.binary())}), tmp_path / "t.parquet")
 
-    tokenize_dataset(tmp_path / "t.parquet", tmp_path / "table", tokenizer)
+    tokenize_dataset(tmp_path / "t.parquet", tmp_path / "table", tokenizer, content_hash=True)
 
     hashes = [[row["content_hash"] for row in rows_of(tmp_path / n)] for n in ("folder", "table")]
     assert hashes[0] == hashes[1]

@@ -1,4 +1,4 @@
-"""Streams for training and memory maps: every row once, and exactly where one stopped."""
+"""Streams for training: every row once, and exactly where one stopped."""
 
 import json
 
@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
 from tests.data.conftest import png
-from tests.data.fake import FakeTokenizer, TwoLevels
-from tests.data.fake_others import FakeText
+from tests.data.fake import FakeTokenizer
 from vqtok.data import CodesStream, map_codes, open_run, tokenize_dataset
 from vqtok.errors import ConfigError, FormatError
 
@@ -126,45 +125,3 @@ def test_an_unfinished_run_is_refused_unless_allowed(codes, tmp_path):
     with pytest.raises(FormatError, match="unfinished"):
         map_codes(copy)
     assert len(list(CodesStream(copy, allow_incomplete=True))) == ROWS - 1
-
-
-@pytest.mark.parametrize("tokenizer", [FakeTokenizer(), TwoLevels(), FakeText()])
-def test_a_map_has_the_codes_of_every_row(codes, tmp_path, tokenizer):
-    source = codes.parent / "images"
-    if tokenizer.modality == "text":
-        source = tmp_path / "texts"
-        source.mkdir()
-        for index, data in enumerate([b"one", b"", b"\xff", b"three"]):
-            (source / f"{index}.txt").write_bytes(data)
-    tokenize_dataset(source, tmp_path / "codes", tokenizer, unit_rows=7)
-
-    mapped = map_codes(tmp_path / "codes")
-
-    stored = list(open_run(tmp_path / "codes").rows())
-    assert len(mapped) == len(stored)
-    for index, row in enumerate(stored):
-        if row["codes"] is None:
-            assert mapped[index] is None
-        else:
-            assert mapped[index].dtype == np.int64
-            assert np.array_equal(mapped[index], row["codes"])
-            assert mapped[index].shape == row["codes"].shape
-    assert mapped[-1] is not None
-    with pytest.raises(IndexError):
-        mapped[len(stored)]
-
-
-def test_a_map_is_made_once_and_again_for_another_run(codes, tmp_path):
-    out = tmp_path / "codes"
-    tokenize_dataset(codes.parent / "images", out, FakeTokenizer(), unit_rows=9)
-    map_codes(out)
-    before = (out / ".vqtok/map/codes.bin").stat().st_mtime_ns
-    map_codes(out)
-    same = (out / ".vqtok/map/codes.bin").stat().st_mtime_ns
-    (out / ".vqtok/map/codes.bin").write_bytes(b"")
-
-    assert before == same
-    with pytest.raises(FormatError, match="damaged"):
-        map_codes(out)
-    (out / "vqtok.json").write_text((out / "vqtok.json").read_text() + "\n")
-    assert map_codes(out)[0] is not None

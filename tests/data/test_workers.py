@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,16 +11,15 @@ import pytest
 
 from tests.data.conftest import png
 from tests.data.fake import FakeTokenizer
-from tests.data.killable import EXIT_CODE, KillableRuns
+from tests.data.killable import EXIT_CODE, KILLED, KillableRuns
 from tests.data.rows import codes_of, rows_of
 from vqtok.data import Execution, tokenize_dataset, verify_run
 from vqtok.data.dispatch import Dispatcher
 from vqtok.data.jobs import pickled
 from vqtok.data.plan import Unit
+from vqtok.data.publish import LocalStore
 from vqtok.data.sources import Segment
 from vqtok.errors import ConfigError, FingerprintError, VqtokError
-
-KILLED = -9
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +68,10 @@ def test_rows_do_not_depend_on_the_number_of_workers(many, tmp_path, clean, run_
     assert codes_of(tmp_path / "out") == clean[0]
 
 
-@pytest.mark.parametrize("tokenizer", ["EndsOnOne", "SleepsOnOne"])
+ENDS = {"EndsOnOne": "exit code 139", "KilledOnOne": "signal 9", "SleepsOnOne": "no sign of life"}
+
+
+@pytest.mark.parametrize("tokenizer", ENDS)
 def test_an_input_that_ends_its_workers_becomes_a_row(
     many, tmp_path, clean, run_process, tokenizer
 ):
@@ -79,9 +82,24 @@ def test_an_input_that_ends_its_workers_becomes_a_row(
     (bad,) = [row for row in rows_of(out) if row["status"] != "ok"]
     assert code == 0
     assert (bad["src"], bad["status"]) == ("05.png", "crash")
-    assert ("139" if tokenizer == "EndsOnOne" else "no sign of life") in bad["error"]
+    assert ENDS[tokenizer] in bad["error"]
     good = [row[1:6] for row in codes_of(out) if row[1] != "05.png"]
     assert good == [row[1:6] for row in clean[0] if row[1] != "05.png"]
+    assert verify_run(out).problems == []
+
+
+def test_an_input_that_kills_a_run_of_one_worker_is_found_by_two(
+    many, tmp_path, clean, run_process
+):
+    out, more = tmp_path / "out", {"tokenizer": "KilledOnOne", "unit_rows": 10}
+
+    alone = [run_process(many, out, resume=bool(i), **more) for i in range(2)]
+    told = run_process.log.read_text()
+    found = run_process(many, out, resume=True, workers=2, **more)
+
+    assert [*alone, found] == [KILLED, KILLED, 0]
+    assert "was killed or crashed; if an input did that, more than one worker" in told
+    assert [row["src"] for row in rows_of(out) if row["status"] == "crash"] == ["05.png"]
     assert verify_run(out).problems == []
 
 
@@ -91,6 +109,53 @@ def test_a_worker_that_was_stopped_is_replaced(many, tmp_path, clean, run_proces
     code = run_process(many, out, tokenizer="Slow", workers=2, stall_timeout=1.0, kill=["stop", 2])
 
     assert code == 0
+    assert codes_of(out) == clean[0]
+
+
+def test_a_run_goes_on_when_all_its_workers_are_killed(many, tmp_path, clean, run_process):
+    code = run_process(many, tmp_path / "out", tokenizer="Slow", workers=3, kill=["workers", 2])
+
+    assert code == 0
+    assert codes_of(tmp_path / "out") == clean[0]
+
+
+# alone, it stops itself amid unit 1; the workers of a driver that is stopped are both at a unit
+@pytest.mark.parametrize(
+    ("workers", "tokenizer", "kill"), [(1, "StopsOnOne", ["itself", 1]), (2, "Slow", ["pause", 2])]
+)
+def test_what_a_zombie_brings_after_others_published_it_is_thrown_away(
+    many, tmp_path, clean, run_process, workers, tokenizer, kill
+):
+    out, report = tmp_path / "out", tmp_path / "report.json"
+    published = tmp_path / "published"  # as it was when the zombie woke up
+
+    code = run_process(
+        many, out, tokenizer=tokenizer, workers=workers, share=[0, 1], report=str(report),
+        kill=kill, meanwhile={"share": [0, 1], "copy_to": str(published)},
+    )  # fmt: skip
+
+    told = json.loads(report.read_text())
+    assert code == 0
+    assert 1 <= told["lost_races"] <= workers
+    assert told["missing_units"] == 0
+    data = {path.name: path.read_bytes() for path in (published / "data").iterdir()}
+    assert {path.name: path.read_bytes() for path in (out / "data").iterdir()} == data
+    assert (out / "vqtok.json").read_bytes() == (published / "vqtok.json").read_bytes()
+    assert codes_of(out) == clean[0]
+    assert verify_run(out).problems == []
+
+
+def test_a_driver_that_was_stopped_keeps_others_out_and_goes_on(many, tmp_path, clean, run_process):
+    out = tmp_path / "out"
+
+    code = run_process(
+        many, out, tokenizer="Slow", kill=["pause", 2],
+        meanwhile={"resume": True, "may_fail": True, "report": str(tmp_path / "second")},
+    )  # fmt: skip
+
+    assert code == 0
+    assert not (tmp_path / "second").exists()
+    assert re.search(r"right now \(process \d+ on .*\); wait", run_process.log.read_text())
     assert codes_of(out) == clean[0]
 
 
@@ -139,12 +204,39 @@ def test_tasks_that_share_a_run_make_each_unit_once(many, tmp_path, clean, run_p
 
 
 def test_tasks_with_overlapping_shares_publish_a_unit_once(many, tmp_path, clean, run_process):
-    out = tmp_path / "out"
+    out, reports = tmp_path / "out", [tmp_path / "all.json", tmp_path / "half.json"]
 
-    run_process(many, out, share=[0, 2])
-    run_process(many, out, share=[0, 1])
+    run_process(
+        many, out, tokenizer="Slow", share=[0, 1], report=str(reports[0]), kill=["", 0],
+        meanwhile={"share": [1, 2], "tokenizer": "Slow", "report": str(reports[1])},
+    )  # fmt: skip
 
+    told = [json.loads(report.read_text()) for report in reports]
+    assert told[0]["missing_units"] == 0
+    assert all(report["lost_races"] <= 5 for report in told)  # of the five that both may make
     assert codes_of(out) == clean[0]
+    assert verify_run(out).rows_digest == clean[1]
+
+
+def test_tasks_that_begin_at_once_agree_on_the_plan_of_one(many, tmp_path, monkeypatch):
+    """The second looks for a run just before the first writes it down, and has other options."""
+    half = Execution("shard", task_index=0, num_tasks=2)
+    publish = LocalStore.publish
+
+    def late(store, name, data, unit=None):
+        if name == ".vqtok/run.json":
+            monkeypatch.setattr(LocalStore, "publish", publish)
+            tokenize_dataset(many, tmp_path / "out", FakeTokenizer(), unit_rows=4, executor=half)
+        return publish(store, name, data, unit)
+
+    monkeypatch.setattr(LocalStore, "publish", late)
+    with pytest.raises(ConfigError, match="unit_rows"):
+        tokenize_dataset(many, tmp_path / "out", FakeTokenizer(), unit_rows=5, executor=half)
+
+    other = Execution("shard", task_index=1, num_tasks=2)
+    report = tokenize_dataset(many, tmp_path / "out", FakeTokenizer(), executor=other)
+    assert (report.missing_units, report.units) == (0, 10)
+    assert verify_run(tmp_path / "out").problems == []
 
 
 def test_a_task_of_a_shared_run_keeps_other_drivers_out(many, tmp_path):
@@ -228,6 +320,18 @@ def test_a_unit_is_looked_at_row_by_row_before_a_row_is_blamed():
     assert sum(done) == 4
     assert dispatcher.next().unit.unit_id == 1
     assert not dispatcher.finished(0)
+
+
+def test_a_unit_that_somebody_else_published_is_not_given_out():
+    done, published = [], []
+    dispatcher = Dispatcher(units(3), done.append, lambda unit: unit.unit_id in published)
+
+    first = dispatcher.next()
+    published.append(1)
+    second = dispatcher.next()
+
+    assert (first.unit.unit_id, second.unit.unit_id) == (0, 2)
+    assert (sum(done), dispatcher.unfinished) == (4, 2)
 
 
 def test_deaths_at_random_blame_no_row():

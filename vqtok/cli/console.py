@@ -31,6 +31,12 @@ NumCodebooks = Annotated[
     int | None,
     typer.Option("--num-codebooks", min=1, help="Only the first so many codebooks; default: all."),
 ]
+Progress = Annotated[
+    str,
+    typer.Option(
+        "--progress", help="On stderr: bar (plain lines where that is no terminal), json or none."
+    ),
+]
 Column = Annotated[
     str | None, typer.Option("--column", help="Column of a table with the inputs; default: found.")
 ]
@@ -76,7 +82,7 @@ def reported(command: Callable[..., Result]) -> Callable[..., None]:
         with contextlib.redirect_stdout(sys.stderr):
             result = command(*args, **options)
         if not result.silent:
-            typer.echo(json.dumps(result.values) if as_json else result.text)
+            typer.echo(json.dumps(result.values) if as_json else printable(result.text))
         if result.failure:
             typer.echo(f"error: {result.failure}", err=True)
             raise typer.Exit(1)
@@ -84,9 +90,14 @@ def reported(command: Callable[..., Result]) -> Callable[..., None]:
     return guarded(run)
 
 
+def printable(text: str) -> str:
+    """A text from outside (a file's name, a library's error) that cannot steer a terminal."""
+    return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
+
+
 def fail(error: Exception, as_json: bool) -> None:
     """End the program with code 1 and one line that says why."""
-    message = " ".join(str(error).split())
+    message = printable(" ".join(str(error).split()))
     if as_json:
         kind = type(error).__name__
         typer.echo(json.dumps({"error": {"type": kind, "message": message}}))

@@ -12,6 +12,7 @@ from vqtok.cli.console import (
     Device,
     JsonFlag,
     NumCodebooks,
+    Progress,
     Result,
     TokenizerName,
     load_tokenizer,
@@ -30,11 +31,29 @@ Source = Annotated[
 ]
 
 
+Numerics = Annotated[
+    str | None,
+    typer.Option(help="exact (default): float32. bf16: faster, and a few codes are other ones."),
+]
+MaxFlipRate = Annotated[
+    float | None,
+    typer.Option(min=0, max=1, help="bf16: refuse if more of the codes differ; default 0.02."),
+]
 Executor = Annotated[
     str, typer.Option(help="local: this machine. shard: one task of many. ray: a cluster.")
 ]
 Workers = Annotated[
-    int, typer.Option(help="Processes (local) or actors (ray), each with a tokenizer.")
+    int | None,
+    typer.Option(
+        help="Processes (local) or actors (ray), each with a tokenizer; default: one a core, or "
+        "the whole cluster. 1: this process."
+    ),
+]
+ItemTimeout = Annotated[
+    float, typer.Option(help="Seconds for decoding one image or sound; then its row says so.")
+]
+DecodeThreads = Annotated[
+    int | None, typer.Option(help="Of each worker; default: 1 on a CPU, 8 beside an accelerator.")
 ]
 StallTimeout = Annotated[
     float, typer.Option(help="Seconds without a sign of life before a worker is replaced.")
@@ -54,7 +73,7 @@ def tokenize(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the codes, new or empty.")],
     unit_rows: Annotated[
         int | None,
-        typer.Option(min=1, help="Inputs per file, and what a crash can cost; default 8192."),
+        typer.Option(min=1, help="Inputs per file, which a crash can cost; default: 64 to 8192."),
     ] = None,
     max_bad_frac: Annotated[
         float,
@@ -69,15 +88,23 @@ def tokenize(
     ] = None,
     column: Column = None,
     num_codebooks: NumCodebooks = None,
+    content_hash: Annotated[
+        bool, typer.Option("--content-hash", help="Store 64 bits of a hash of every raw input.")
+    ] = False,
+    numerics: Numerics = None,
+    max_flip_rate: MaxFlipRate = None,
     executor: Executor = "local",
-    workers: Workers = 1,
+    workers: Workers = None,
     stall_timeout: StallTimeout = 600.0,
+    item_timeout: ItemTimeout = 60.0,
+    decode_threads: DecodeThreads = None,
     task_index: TaskIndex = None,
     num_tasks: NumTasks = None,
     device: Device = "auto",
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the run that --out holds.")
     ] = False,
+    progress: Progress = "bar",
     as_json: JsonFlag = False,
 ) -> Result:
     """Tokenize a dataset into parquet files of codes.
@@ -85,11 +112,15 @@ def tokenize(
     Every input becomes one row, in the order of the file names; an input that cannot be read
     becomes a row that says why. A run that was interrupted goes on with --resume.
     """
+    if executor != "ray" and workers != 1:
+        begin_workers()
     from vqtok.data import tokenize_dataset
     from vqtok.data.executors import Execution
     from vqtok.errors import InputError
 
-    execution = Execution(executor, workers, stall_timeout, task_index, num_tasks)
+    execution = Execution(
+        executor, workers, stall_timeout, task_index, num_tasks, item_timeout, decode_threads
+    )
     report = tokenize_dataset(
         source,
         out,
@@ -100,10 +131,13 @@ def tokenize(
         keep=[name for names in keep or () for name in names.split(",")],
         column=column,
         num_codebooks=num_codebooks,
+        content_hash=content_hash or None,
+        numerics=numerics,
+        max_flip_rate=max_flip_rate,
         executor=execution,
         tokenizer_factory=functools.partial(load_tokenizer, tokenizer, device),
         resume=resume,
-        progress=True,
+        progress=progress,
     )
     failure = ""
     try:
@@ -124,6 +158,7 @@ def decode(
         str | None, typer.Option("--format", help="Sounds: wav (default) or flac.")
     ] = None,
     device: Device = "auto",
+    progress: Progress = "bar",
     as_json: JsonFlag = False,
 ) -> Result:
     """Turn codes back into files named after the inputs: .png, .wav or .flac, .txt.
@@ -134,7 +169,7 @@ def decode(
 
     name = tokenizer or stored_tokenizer(codes)
     report = decode_dataset(
-        codes, out, load_tokenizer(name, device), file_format=file_format, progress=True
+        codes, out, load_tokenizer(name, device), file_format=file_format, progress=progress
     )
     return Result(report.to_dict(), report.summary())
 
@@ -160,6 +195,7 @@ def evaluate(
     num_codebooks: NumCodebooks = None,
     column: Column = None,
     device: Device = "auto",
+    progress: Progress = "bar",
     as_json: JsonFlag = False,
 ) -> Result:
     """Measure rate, distortion and codebook health of a tokenizer, beside a classical codec."""
@@ -176,7 +212,7 @@ def evaluate(
         num_codebooks=num_codebooks,
         column=column,
         classical=classical,
-        progress=True,
+        progress=progress,
     )
     values = {"tokenizer": tokenizer, "data": data} | report.to_dict()
     if out is not None:
@@ -188,3 +224,10 @@ def evaluate(
 def stored_name(tokenizer: str) -> str:
     """What a run writes down: a folder by its full path, so that it is found from anywhere."""
     return str(Path(tokenizer).resolve()) if Path(tokenizer).is_dir() else tokenizer
+
+
+def begin_workers() -> None:
+    """Load for the workers what this process is about to load, on another core."""
+    from vqtok.data.forkserver import start_forkserver
+
+    start_forkserver(("vqtok.data.processes", "vqtok.models.base", "pyarrow.parquet"))

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from vqtok.cli.console import Column, JsonFlag, Result, reported
+from vqtok.cli.console import Column, JsonFlag, Progress, Result, reported
 
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="What `vqtok tokenize` wrote.")]
 
@@ -16,7 +16,9 @@ def plan(
     modality: Annotated[
         str, typer.Option("--modality", "-m", help="image, audio, text or embedding.")
     ] = "image",
-    unit_rows: Annotated[int, typer.Option(min=1, help="Inputs per file.")] = 8192,
+    unit_rows: Annotated[
+        int | None, typer.Option(min=1, help="Inputs per file; default: as for tokenize.")
+    ] = None,
     column: Column = None,
     as_json: JsonFlag = False,
 ) -> Result:
@@ -37,14 +39,14 @@ def status(folder: Folder, as_json: JsonFlag = False) -> Result:
 
 
 @reported
-def verify(folder: Folder, as_json: JsonFlag = False) -> Result:
+def verify(folder: Folder, progress: Progress = "bar", as_json: JsonFlag = False) -> Result:
     """Read a finished run once more: every planned input once, in order, nothing changed.
 
     Exit code 1 unless all of it holds.
     """
     from vqtok.data import verify_run
 
-    report = verify_run(folder)
+    report = verify_run(folder, progress=progress)
     failure = f"{folder} is not what it should be" if report.problems else ""
     return Result(report.to_dict(), report.summary(), failure)
 

@@ -7,6 +7,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from vqtok.cli.console import printable
+
 # what a report counts, and how its numbers are called and written
 COUNTED = {"image": "images", "audio": "sounds", "text": "texts", "embedding": "vectors"}
 NUMBERS = {
@@ -79,39 +81,75 @@ def number(name: str, value: float | None) -> str:
 def run_table(values: dict[str, Any]) -> str:
     """The report of `vqtok report`."""
     per_token, rate = values["bytes_per_token"], values["rows_per_second"]
+    state = "finished" if values["finished"] else "not finished"
+    real_time = values["times_real_time"]
+    wall = values["wall_seconds"]
     rows = [
         ("tokenizer", values["tokenizer"]),
-        ("state", "finished" if values["finished"] else "not finished"),
-        ("rows", f"{values['rows']:,} in {values['units']} files"),
+        ("numerics", values["numerics"]),
+        ("state", f"{state}, {values['units']:,} of {values['units_planned']:,} files"),
+        ("rows", f"{values['rows']:,} of {values['rows_planned']:,}"),
         ("tokens", f"{values['tokens']:,} in {values['bytes']:,} bytes"),
         (
             "bytes per token",
             f"{'-' if per_token is None else f'{per_token:.3f}'}; "
             f"log2 K / 8 is {values['least_bytes_per_token']:.3f}",
         ),
-        ("work", f"{values['seconds']:,.1f} s by {len(values['workers'])} workers"),
-        ("rows a second", "-" if rate is None else f"{rate:,.1f} a worker"),
+        (
+            "work",
+            f"{values['seconds']:,.1f} s of {len(values['workers'])} workers"
+            + ("" if wall is None else f" in {wall:,.1f} s"),
+        ),
+        (
+            "speed of a worker",
+            "-"
+            if rate is None
+            else f"{rate:,.1f} rows/s, {values['tokens_per_second']:,.0f} tokens/s"
+            + ("" if real_time is None else f", {real_time:,.1f} times real time"),
+        ),
         ("bound", values["verdict"]),
+        *_stage_rows(values),
+        *_codebook_rows(values),
     ]
-    rows += [
+    rows += [(f"bad: {status}", f"{count:,}") for status, count in values["bad"].items()]
+    rows += [(f"{row['src']}:{row['src_row']}", row["error"]) for row in values["examples"][:5]]
+    return two_columns(values["out"], rows)
+
+
+def _stage_rows(values: dict[str, Any]) -> list[tuple[str, str]]:
+    rows = [
         (
             f"stage {stage['stage']}",
-            f"{stage['seconds']:,.2f} s ({stage['share']:.1%}), a unit {stage['median']:.3g} s in "
-            f"the middle, {stage['p95']:.3g} s at 95 %",
+            f"{stage['seconds']:,.2f} s ({stage['share']:.1%}); a unit: p50 {stage['median']:.3g} "
+            f"s, p95 {stage['p95']:.3g} s",
         )
         for stage in values["stages"]
     ]
     rows += [
         (
+            f"straggler unit {slow['unit']}",
+            f"{slow['seconds']:,.2f} s, {slow['times_median']:.1f} times the median a row "
+            f"({slow['worker']})",
+        )
+        for slow in values["stragglers"]
+    ]
+    if values["worker_ends"]:
+        rows.append(("made again", f"{values['worker_ends']:,} times a worker ended on a unit"))
+    if values["adopted"]:
+        rows.append(("found after a crash", f"{values['adopted']:,} files, of unknown times"))
+    return rows
+
+
+def _codebook_rows(values: dict[str, Any]) -> list[tuple[str, str]]:
+    counted = "" if values["finished"] else f", in {values['codebooks_from']}"
+    return [
+        (
             f"codebook {level}",
             f"{stats['usage']:.1%} of {stats['codebook_size']} used, perplexity "
-            f"{stats['perplexity']:.1f}",
+            f"{stats['perplexity']:.1f}{counted}",
         )
         for level, stats in enumerate(values["codebooks"])
     ]
-    rows += [(f"bad: {status}", f"{count:,}") for status, count in values["bad"].items()]
-    rows += [(f"{row['src']}:{row['src_row']}", row["error"]) for row in values["examples"][:5]]
-    return two_columns(values["out"], rows)
 
 
 def info_table(values: dict[str, Any]) -> str:
@@ -136,11 +174,11 @@ def info_table(values: dict[str, Any]) -> str:
 
 def two_columns(title: str, rows: Iterable[tuple[str, str]]) -> str:
     """A table as text, as wide as the terminal (80 columns where there is none)."""
-    table = Table(title=title, show_header=False, title_justify="left")
+    table = Table(title=printable(title), show_header=False, title_justify="left")
     table.add_column()
     table.add_column(overflow="fold")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(printable, row))
     console = Console(file=io.StringIO(), width=Console().width)
     console.print(table, markup=False)
     return console.file.getvalue().rstrip("\n")

@@ -1,36 +1,28 @@
 """Datasets to codes on disk and back; a tokenizer is an object with `tokenize` and `detokenize`."""
 
-from vqtok.data.decode import DecodeReport, decode_dataset, stored_tokenizer
-from vqtok.data.evaluate import evaluate_dataset
-from vqtok.data.executors import Execution
-from vqtok.data.mapped import CodesMap, map_codes
-from vqtok.data.meters import EvaluationReport
-from vqtok.data.reader import load_codes, open_run
-from vqtok.data.report import run_report
-from vqtok.data.run import TokenizeReport, tokenize_dataset
-from vqtok.data.sources import Source, open_source
-from vqtok.data.status import plan_dataset, run_status
-from vqtok.data.stream import CodesStream
-from vqtok.data.verify import verify_run
+from vqtok.lazy import on_first_use
 
-__all__ = [
-    "CodesMap",
-    "CodesStream",
-    "DecodeReport",
-    "EvaluationReport",
-    "Execution",
-    "Source",
-    "TokenizeReport",
-    "decode_dataset",
-    "evaluate_dataset",
-    "load_codes",
-    "map_codes",
-    "open_run",
-    "open_source",
-    "plan_dataset",
-    "run_report",
-    "run_status",
-    "stored_tokenizer",
-    "tokenize_dataset",
-    "verify_run",
-]
+_NAMES = {
+    "CodesMap": "vqtok.data.mapped",
+    "CodesStream": "vqtok.data.stream",
+    "DecodeReport": "vqtok.data.decode",
+    "EvaluationReport": "vqtok.data.meters",
+    "Execution": "vqtok.data.executors",
+    "Source": "vqtok.data.sources",
+    "TokenizeReport": "vqtok.data.run",
+    "decode_dataset": "vqtok.data.decode",
+    "evaluate_dataset": "vqtok.data.evaluate",
+    "load_codes": "vqtok.data.reader",
+    "map_codes": "vqtok.data.mapped",
+    "open_run": "vqtok.data.reader",
+    "open_source": "vqtok.data.sources",
+    "plan_dataset": "vqtok.data.status",
+    "run_report": "vqtok.data.report",
+    "run_status": "vqtok.data.status",
+    "stored_tokenizer": "vqtok.data.decode",
+    "tokenize_dataset": "vqtok.data.run",
+    "verify_run": "vqtok.data.verify",
+}
+
+__all__ = list(_NAMES)
+__getattr__ = on_first_use(__name__, _NAMES)

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from vqtok.data.progress import rows_bar
+from vqtok.data.progress import progress_of
 from vqtok.data.reader import StoredRun, check_decodes, open_run
 from vqtok.data.schema import CODES_FP_CHARS
 from vqtok.data.sources import holds_many
@@ -46,7 +46,7 @@ def decode_dataset(
     tokenizer: Any,
     *,
     file_format: str | None = None,
-    progress: bool = False,
+    progress: bool | str = False,
 ) -> DecodeReport:
     """Write every row that has codes as a file under `out`, in folders like those of the source.
 
@@ -59,7 +59,7 @@ def decode_dataset(
         out: a new or empty folder.
         tokenizer: the one that made the codes; `stored_tokenizer(folder)` names it.
         file_format: "png", "wav" or "flac", "txt", "npy"; default: the modality's first.
-        progress: show a bar on stderr.
+        progress: "bar" (or True), "json" or "none" (or False), on stderr.
 
     Raises:
         ConfigError: `out` is not empty, or the modality has no such format.
@@ -75,7 +75,7 @@ def decode_dataset(
         raise ConfigError(f"{out} is not an empty folder; choose another one to write into.")
     status: Counter[str] = Counter()
     write = decode_vectors if modality == "embedding" else decode_items
-    with rows_bar(run.content["totals"]["rows"], progress, "decode") as on_rows:
+    with progress_of(run.content["totals"]["rows"], progress, "decode") as on_rows:
         files = write(run, tokenizer, target, suffix, status, on_rows)
     target.mkdir(parents=True, exist_ok=True)
     rows = status["ok"]

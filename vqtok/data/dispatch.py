@@ -28,9 +28,16 @@ class Dispatcher:
     Args:
         units: to be made, in the order in which they are given out.
         on_rows: called with the rows done since the last call; less than 0 when work was lost.
+        is_done: whether somebody else has made a unit meanwhile, asked before it is given out.
     """
 
-    def __init__(self, units: Iterable[Unit], on_rows: Callable[[int], None] = lambda rows: None):
+    def __init__(
+        self,
+        units: Iterable[Unit],
+        on_rows: Callable[[int], None] = lambda rows: None,
+        is_done: Callable[[Unit], bool] = lambda unit: False,
+    ):
+        self.is_done = is_done
         self.waiting: deque[Task] = deque(Task(unit) for unit in units)
         self.running: dict[int, Task] = {}
         self.on_rows = on_rows
@@ -45,17 +52,24 @@ class Dispatcher:
 
     def next(self) -> Task | None:
         """A task to work on now; None if all that is left is being worked on."""
-        if not self.waiting:
-            return None
-        task = self.waiting.popleft()
-        self.running[task.unit.unit_id] = task
-        return task
+        while self.waiting:
+            task = self.waiting.popleft()
+            if self.is_done(task.unit):
+                self.on_rows(task.unit.rows)
+                continue
+            self.running[task.unit.unit_id] = task
+            return task
+        return None
 
     def at(self, unit_id: int, row: int) -> None:
         """A worker is about to begin `row` of a unit: a sign of life, and progress."""
         if unit_id in self.running:
             self.on_rows(row - self._at[unit_id])
             self._at[unit_id] = row
+
+    def ends(self, unit_id: int) -> int:
+        """How many workers have ended on a unit."""
+        return self._ends[unit_id]
 
     def ready(self) -> None:
         self._false_starts = 0

@@ -6,18 +6,19 @@ it.
 """
 
 import logging
+import time
+from pathlib import Path
 
 import numpy as np
 
 from vqtok.data import manifest as texts
+from vqtok.data.check import UnitCheck, check_unit
 from vqtok.data.dispatch import Dispatcher
 from vqtok.data.executors import Executor
 from vqtok.data.failpoints import failpoint
-from vqtok.data.parquet import read_parquet
 from vqtok.data.plan import Plan, Unit, plan_difference
-from vqtok.data.progress import Bar
+from vqtok.data.progress import Progress
 from vqtok.data.publish import STATE, LocalStore, to_json
-from vqtok.data.schema import count_codes
 from vqtok.data.worker import Clock, UnitResult
 from vqtok.errors import FormatError, InputError
 
@@ -44,13 +45,14 @@ class Driver:
     def begin(self) -> None:
         """Freeze a new run, or check that this is the run which was frozen."""
         store = self.store
-        if not store.exists(texts.RUN):
-            store.replace(texts.PLAN, self.plan.to_parquet())
-            failpoint("after_plan")
-            if store.publish(texts.RUN, to_json(self.run)):
-                return
+        # tasks that share a run begin at the same time: one of them wins
+        if not store.exists(texts.RUN) and store.publish(texts.RUN, to_json(self.run)):
+            failpoint("after_run")
         stored = store.read_json(texts.RUN)
         texts.check_same_run(stored, self.run)
+        if not store.exists(texts.PLAN) and stored["plan_hash"] == self.plan.digest():
+            store.replace(texts.PLAN, self.plan.to_parquet())
+            failpoint("after_plan")
         old = self._stored_plan(stored)
         if difference := plan_difference(old, self.plan):
             raise InputError(
@@ -76,10 +78,12 @@ class Driver:
 
     def missing(self) -> list[Unit]:
         """Units of the whole run that nobody has published."""
-        names = ((unit, self.plan.file_name(unit.unit_id)) for unit in self.plan.units)
-        return [unit for unit, name in names if not self.store.exists(name)]
+        return [unit for unit in self.plan.units if not self._is_published(unit)]
 
-    def tokenize(self, executor: Executor, bar: Bar) -> int:
+    def _is_published(self, unit: Unit) -> bool:
+        return self.store.exists(self.plan.file_name(unit.unit_id))
+
+    def tokenize(self, executor: Executor, bar: Progress) -> int:
         """Publish every own unit that is missing; returns how many were there already."""
         missing = {unit.unit_id for unit in self.missing()}
         todo = [unit for unit in self.own if unit.unit_id in missing]
@@ -92,47 +96,50 @@ class Driver:
             )
         for unit in done:
             self._adopt(unit.unit_id)
-            bar(unit.rows)
+            bar.adopted(unit.rows)
         if todo:
-            executor.run(Dispatcher(todo, bar), lambda result: self._on_result(result, bar))
+            dispatcher = Dispatcher(todo, bar, self._is_published)
+            executor.run(dispatcher, lambda result: self._on_result(result, dispatcher, bar))
         return len(done)
 
-    def _on_result(self, result: UnitResult, bar: Bar) -> None:
+    def _on_result(self, result: UnitResult, dispatcher: Dispatcher, bar: Progress) -> None:
         name = self.plan.file_name(result.unit_id)
         clock = Clock()
-        commit = clock.time("check", self._check, result.unit_id, result.data)
+        commit = clock.time("check", self._check, result.unit_id, result.data).commit()
         if clock.time("publish", self.store.publish, name, result.data, result.unit_id):
             seconds = result.seconds | clock.seconds
             seconds = {stage: round(value, 4) for stage, value in seconds.items()}
-            self._commit(commit | {"worker": result.worker, "seconds": seconds})
+            how = {"worker": result.worker, "seconds": seconds, "published": round(time.time(), 3)}
+            self._commit(commit | how | {"worker_ends": dispatcher.ends(result.unit_id)})
         else:
             self.lost_races += 1
             self._adopt(result.unit_id)
         bar.unit(commit)
         logger.info("%s: %d rows, %d bad", name, commit["rows"], commit["bad"])
 
-    def _check(self, unit_id: int, data: bytes) -> dict:
-        rows = self.plan.units[unit_id].rows
-        return texts.check_unit(data, self.plan.file_name(unit_id), unit_id, rows, self.run)
+    def _check(self, unit_id: int, source: bytes | Path) -> UnitCheck:
+        return check_unit(
+            source, self.plan.file_name(unit_id), self.plan.units[unit_id], self.run
+        )
 
     def _commit(self, commit: dict) -> None:
         failpoint("before_commit", commit["unit"])
-        self.store.replace_json(commit_name(commit["unit"]), commit)
+        self.store.replace_json(texts.commit_name(commit["unit"]), commit)
         failpoint("after_commit", commit["unit"])
 
     def _adopt(self, unit_id: int) -> None:
         """Accept a published unit: by its commit, or else after checking the whole file."""
         path = self.store.path(self.plan.file_name(unit_id))
-        if self.store.exists(commit_name(unit_id)):
-            commit = self.store.read_json(commit_name(unit_id))
+        if self.store.exists(texts.commit_name(unit_id)):
+            commit = self.store.read_json(texts.commit_name(unit_id))
             if commit.get("bytes") == path.stat().st_size:
                 return
-        self._commit(self._check(unit_id, path.read_bytes()))
+        self._commit(self._check(unit_id, path).commit())
 
     def unfinished(self) -> dict:
         """What there is so far: totals and units as in the manifest, by the commits."""
-        done = [u.unit_id for u in self.plan.units if self.store.exists(commit_name(u.unit_id))]
-        commits = [self.store.read_json(commit_name(number)) for number in done]
+        done = [u.unit_id for u in self.plan.units if self.store.exists(texts.commit_name(u.unit_id))]
+        commits = [self.store.read_json(texts.commit_name(number)) for number in done]
         return self.run | {"totals": texts.totals(commits), "units": commits}
 
     def finish(self) -> dict:
@@ -143,14 +150,14 @@ class Driver:
         counts = [np.zeros(size, np.int64) for size in sizes]
         commits = []
         for unit in self.plan.units:
-            data = self.store.path(self.plan.file_name(unit.unit_id)).read_bytes()
-            commit = self._check(unit.unit_id, data)
-            if not self.store.exists(commit_name(unit.unit_id)):
+            path = self.store.path(self.plan.file_name(unit.unit_id))
+            check = self._check(unit.unit_id, path)
+            commit = check.commit()
+            if not self.store.exists(texts.commit_name(unit.unit_id)):
                 self._commit(commit)  # of another task, which ended before it wrote it
-            if self.store.read_json(commit_name(unit.unit_id))["sha256"] != commit["sha256"]:
+            if self.store.read_json(texts.commit_name(unit.unit_id))["sha256"] != commit["sha256"]:
                 raise FormatError(f"{commit['file']} changed after it was published.")
-            codes = read_parquet(data, ["codes"])["codes"]
-            counts = [a + b for a, b in zip(counts, count_codes(codes, sizes), strict=True)]
+            counts = [a + b for a, b in zip(counts, check.counts, strict=True)]
             commits.append(commit)
         self.store.replace(texts.USAGE, texts.usage_table(counts))
         manifest = texts.new_manifest(self.run, commits, texts.usage_summary(counts))
@@ -159,7 +166,3 @@ class Driver:
         failpoint("before_manifest")
         self.store.publish(texts.MANIFEST, to_json(manifest))
         return manifest
-
-
-def commit_name(unit_id: int) -> str:
-    return f"{STATE}/commits/{unit_id:05d}.json"

@@ -12,8 +12,8 @@ from typing import Any
 
 from vqtok.data.meters import EvaluationReport, Meter
 from vqtok.data.modalities import item_of, modality_of
-from vqtok.data.plan import DEFAULT_UNIT_ROWS, build_plan
-from vqtok.data.progress import rows_bar
+from vqtok.data.plan import build_plan
+from vqtok.data.progress import progress_of
 from vqtok.data.sources import RawSample, Source, open_source
 from vqtok.errors import ConfigError, InputError
 
@@ -36,7 +36,7 @@ def evaluate_dataset(
     num_codebooks: int | None = None,
     column: str | None = None,
     classical: bool = True,
-    progress: bool = False,
+    progress: bool | str = False,
 ) -> EvaluationReport:
     """Encode and decode every input of a source and measure; nothing is written.
 
@@ -48,7 +48,7 @@ def evaluate_dataset(
         num_codebooks: use only the first so many codebooks; default: all.
         column: column of a table with the inputs; default: found by name and type.
         classical: also run JPEG and WebP, Opus, gzip and xz, or plain vector formats.
-        progress: show a bar on stderr.
+        progress: "bar" (or True), "json" or "none" (or False), on stderr.
 
     Returns:
         An ImageReport, AudioReport, TextReport or VectorReport.
@@ -68,7 +68,7 @@ def evaluate_dataset(
             f"{num_codebooks}."
         )
     opened = open_source(source, tokenizer.modality, column)
-    plan = build_plan(opened.list(), DEFAULT_UNIT_ROWS)
+    plan = build_plan(opened.list())
     module, name = METERS[tokenizer.modality]
     meter = getattr(importlib.import_module(module), name)(
         tokenizer, num_codebooks, classical, size
@@ -77,7 +77,7 @@ def evaluate_dataset(
     options = {"batch_size": batch_size, "num_codebooks": num_codebooks}
     options = {name: value for name, value in options.items() if value is not None}
     at_once = AT_ONCE if tokenizer.modality in ("text", "embedding") else 1
-    with rows_bar(plan.rows, progress, "evaluate") as on_rows:
+    with progress_of(plan.rows, progress, "evaluate") as on_rows:
         samples = itertools.chain.from_iterable(opened.read(unit.segments) for unit in plan.units)
         items = readable(samples, meter, status, on_rows)
         while chunk := list(itertools.islice(items, max(batch_size or 1, at_once))):

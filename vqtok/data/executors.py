@@ -10,13 +10,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from vqtok.data.decoding import ITEM_SECONDS, Decoding
 from vqtok.data.dispatch import Dispatcher
-from vqtok.data.jobs import Job
+from vqtok.data.jobs import Job, cores
 from vqtok.data.worker import UnitResult
+from vqtok.devices import visible_cuda
 from vqtok.errors import ConfigError
 
 EXECUTORS = ("local", "shard", "ray")
 STALL_SECONDS = 600.0
+WORKER_BYTES = 3 << 29  # that a process with a tokenizer may need: 1.5 GiB
+AHEAD_THREADS = 8  # that decode beside an accelerator
 # (number of this task, number of tasks) as schedulers tell it
 TASK_VARIABLES = (
     ("SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_COUNT"),
@@ -38,25 +42,33 @@ class Execution:
 
     Attributes:
         executor: "local", "shard" or "ray".
-        workers: processes (local) or actors (ray).
+        workers: processes (local, shard) or actors (ray). 1: in this process, which an input that
+            crashes it then ends. None: as many as pay, at least one of its own: a process a GPU, or
+            a core as far as there are units and memory; with ray the whole cluster.
         stall_timeout: seconds without a sign of life after which a worker is replaced.
         task_index: of "shard": this task's number, from 0; default: the scheduler's.
         num_tasks: of "shard": how many tasks share the run; default: the scheduler's.
+        item_timeout: seconds that decoding one image or sound may take before its row says so.
+        decode_threads: of each worker; default: by where the encoder runs.
     """
 
     executor: str = "local"
-    workers: int = 1
+    workers: int | None = 1
     stall_timeout: float = STALL_SECONDS
     task_index: int | None = None
     num_tasks: int | None = None
+    item_timeout: float = ITEM_SECONDS
+    decode_threads: int | None = None
 
     def __post_init__(self):
         if self.executor not in EXECUTORS:
             raise ConfigError(f"executor must be one of {EXECUTORS}; got {self.executor!r}.")
-        if self.workers < 1:
-            raise ConfigError(f"workers must be at least 1; got {self.workers}.")
-        if self.stall_timeout <= 0:
-            raise ConfigError(f"stall_timeout must be above 0 seconds; got {self.stall_timeout}.")
+        for name in ("workers", "decode_threads"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise ConfigError(f"{name} must be at least 1; got {value}.")
+        for name in ("stall_timeout", "item_timeout"):
+            if getattr(self, name) <= 0:
+                raise ConfigError(f"{name} must be above 0 seconds; got {getattr(self, name)}.")
         if self.executor != "shard" and (self.task_index, self.num_tasks) != (None, None):
             raise ConfigError("task_index and num_tasks are of the executor 'shard'.")
         if self.executor == "shard":
@@ -75,6 +87,34 @@ class Execution:
                 f"got {index} of {total}."
             )
         return index, total
+
+
+    @property
+    def is_here(self) -> bool:
+        """Whether one worker in this process does it all."""
+        return self.executor != "ray" and self.workers == 1
+
+    def workers_for(self, units: int, device: str) -> int:
+        """How many processes of this machine make so many units."""
+        if self.workers is not None:
+            return self.workers
+        if device != "cpu":  # a second model on one accelerator only waits for the first
+            return max(1, min(len(visible_cuda()) if device == "cuda" else 1, units))
+        most = min(cores(), units, free_bytes() // WORKER_BYTES)
+        return max(1, most)
+
+    def decoding(self, device: str) -> Decoding:
+        """How each worker decodes: beside the encoder, unless both want the same cores."""
+        ahead = device != "cpu"
+        threads = AHEAD_THREADS if ahead else 1
+        return Decoding(self.decode_threads or threads, ahead, self.item_timeout)
+
+
+def free_bytes() -> int:
+    """Memory that this machine could give out now."""
+    import psutil
+
+    return psutil.virtual_memory().available
 
 
 def scheduled_task(environment: Mapping[str, str]) -> tuple[int, int]:
@@ -113,14 +153,17 @@ class InlineExecutor:
             self.job.source.close()
 
 
-def build_executor(execution: Execution, job: Job, tokenizer: Any, scratch: Path) -> Executor:
-    """The executor that an execution asks for."""
+def build_executor(
+    execution: Execution, job: Job, tokenizer: Any, scratch: Path, units: int
+) -> Executor:
+    """The executor that an execution asks for, to make so many units."""
     if execution.executor == "ray":
         from vqtok.data.ray_actors import RayExecutor  # ray is an extra
 
         return RayExecutor(job, execution.workers, execution.stall_timeout)
-    if execution.workers == 1:
+    if execution.is_here:
         return InlineExecutor(job, tokenizer)
     from vqtok.data.processes import ProcessExecutor
 
-    return ProcessExecutor(job, execution.workers, scratch, execution.stall_timeout)
+    workers = execution.workers_for(units, job.device)
+    return ProcessExecutor(job, workers, scratch, execution.stall_timeout)

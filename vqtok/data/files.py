@@ -1,42 +1,32 @@
-"""The files of a source: on this machine, or on any file system that fsspec knows.
+"""The files of a source: on this machine here, on any other file system in `vqtok.data.remote`.
 
 Names are relative to the root, "/" between. Listing is one walk; reading never happens twice for
-one input. A remote file's version is what its file system says of it (ETag, blob id, time).
+one input.
 """
 
-import logging
 import os
 import re
-import sys
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from vqtok.errors import InputError, VqtokError
-
-logger = logging.getLogger(__name__)
+from vqtok.errors import InputError
 
 MAX_FILE_BYTES = 1 << 30  # a larger file is not read into memory at all
-# what file systems call a file's version, the surest first
-VERSION_KEYS = ("ETag", "etag", "blob_id", "md5Hash", "LastModified", "last_modified", "mtime")
-LATER_KEYS = ("updated", "created", "uid")
-REMOTE_ERRORS = (
-    ("httpx", "HTTPError"),
-    ("httpx2", "HTTPError"),
-    ("aiohttp", "ClientError"),
-    ("botocore.exceptions", "BotoCoreError"),
-    ("botocore.exceptions", "ClientError"),
-)
-RETRY_SECONDS = (0.5, 2.0, 0.0)  # pauses behind each attempt
 HF_DATASETS = re.compile(r"hf://datasets/(?P<name>[^:]+)(?::(?P<split>[\w.-]+))?")
 
 
 class Files(ABC):
-    """A root with files under it."""
+    """A root with files under it.
+
+    Attributes:
+        location: the root, for a person and for run.json.
+        at_once: how many files to ask for together.
+    """
 
     location: str
+    at_once = 1
 
     @abstractmethod
     def names(self) -> Iterator[str]:
@@ -66,6 +56,29 @@ class Files(ABC):
             )
         return self._read(name)
 
+    def check(self, name: str, size: int, etag: str) -> None:
+        """Raise InputError unless a file is still the one that was planned."""
+        now = self.version(name)
+        if now != (size, etag):
+            raise changed(f"{self.location}/{name}", size, now[0])
+
+    def read_planned(
+        self, name: str, size: int, etag: str
+    ) -> tuple[bytes | None, InputError | None]:
+        """The content of a file as it was planned, or else what its row says instead.
+
+        Raises:
+            InputError: it is not the file that was planned; an error of the run.
+        """
+        self.check(name, size, etag)
+        try:
+            data = self.read(name, size)
+        except InputError as unreadable:
+            return None, unreadable
+        if size and len(data) != size:  # 0: the server does not say
+            raise changed(f"{self.location}/{name}", size, len(data))
+        return data, None
+
     @abstractmethod
     def _read(self, name: str) -> bytes:
         """The whole content of a file."""
@@ -88,15 +101,18 @@ class LocalFiles(Files):
         path = self.root / name
         try:
             status = path.lstat() if is_dangling(path) else path.stat()
-        except OSError as error:
-            raise InputError(
-                f"{path} was listed as an input, but cannot be found now ({error.strerror}). "
-                "Bring it back, or start a new run."
-            ) from error
+        except (OSError, ValueError) as error:  # ValueError: no name that a file can have
+            raise gone(str(path), getattr(error, "strerror", error)) from error
         return status.st_size, f"{status.st_mtime_ns:x}"
 
     def open(self, name: str) -> BinaryIO:
-        return open(self.root / name, "rb")
+        path = self.root / name
+        try:
+            return open(path, "rb")
+        except FileNotFoundError as error:
+            raise gone(str(path), error.strerror) from error
+        except OSError as error:
+            raise InputError(f"{path} cannot be opened: {error.strerror}.") from error
 
     def read(self, name: str, size: int) -> bytes:
         path = self.root / name
@@ -105,93 +121,44 @@ class LocalFiles(Files):
         return super().read(name, size)
 
     def _read(self, name: str) -> bytes:
+        path = self.root / name
         try:
-            return (self.root / name).read_bytes()
-        except PermissionError as denied:
+            return path.read_bytes()
+        except (PermissionError, IsADirectoryError) as denied:
             raise InputError(f"the file cannot be read: {denied.strerror}") from None
 
 
-class RemoteFiles(Files):
-    """Files under a URL of fsspec: s3://, gs://, az://, hf://, http://, memory://, ...
-
-    Args:
-        url: of the folder.
-    """
-
-    def __init__(self, url: str):
-        self.location = url.rstrip("/")
-        self.system, root = open_system(self.location)
-        self.root = root.rstrip("/")
-
-    def is_file(self) -> bool:
-        return self._ask("isfile", self.root)
-
-    def names(self) -> Iterator[str]:
-        start = len(self.root) + 1 if self.root else 0
-        yield from (path[start:] for path in self._ask("find", self.root))
-
-    def version(self, name: str) -> tuple[int, str]:
-        try:
-            info = self._ask("info", self._path(name))
-        except FileNotFoundError as error:
-            raise InputError(
-                f"{self.location}/{name} was listed as an input, but cannot be found now. "
-                "Bring it back, or start a new run."
-            ) from error
-        words = (str(info[key]) for key in (*VERSION_KEYS, *LATER_KEYS) if info.get(key))
-        return int(info.get("size") or 0), next(words, "")
-
-    def open(self, name: str) -> BinaryIO:
-        return self._ask("open", self._path(name), "rb")
-
-    def _read(self, name: str) -> bytes:
-        return self._ask("cat_file", self._path(name))
-
-    def _ask(self, method: str, *arguments, **options):
-        """A question to the file system, asked again before it counts as failed.
-
-        An outage is an error of the run, never of an input: the row would say so for ever.
-        """
-        for pause in RETRY_SECONDS:
-            try:
-                return getattr(self.system, method)(*arguments, **options)
-            except FileNotFoundError:
-                raise
-            except remote_errors() as error:
-                logger.warning("%s %s failed: %s", method, arguments[0], error)
-                failure = error
-                time.sleep(pause)
-        raise VqtokError(
-            f"{self.location} does not answer ({method} of {arguments[0]}: {failure}). Is the "
-            "network there? Go on with --resume once it is."
-        ) from failure
-
-    def _path(self, name: str) -> str:
-        return f"{self.root}/{name}" if self.root else name
-
-
-def remote_errors() -> tuple[type[BaseException], ...]:
-    """What file systems raise when they cannot answer; their libraries have errors of their own."""
-    found = (
-        getattr(sys.modules[module], name, None)
-        for module, name in REMOTE_ERRORS
-        if module in sys.modules
+def gone(path: str, reason: object = "") -> InputError:
+    """What to say of a file that is not there any more."""
+    why = f" ({reason})" if reason else ""
+    return InputError(
+        f"{path} was listed as an input, but cannot be found now{why}. Bring it back, or start a "
+        "new run."
     )
-    return (OSError, RuntimeError, *(error for error in found if error is not None))
 
 
-def open_system(url: str) -> tuple:
-    """The file system of a URL, and the path in it.
+def changed(path: str, planned: int, now: int | None = None) -> InputError:
+    """What to say of a file that is not the one that was planned."""
+    sizes = f"planned with {planned} bytes" + ("" if now is None else f", now {now}")
+    return InputError(
+        f"{path} changed while it was being tokenized: {sizes} (modified in between). Start a new "
+        "run, or bring the old file back and use --resume."
+    )
+
+
+def read_beside(files: Files, name: str, path: str) -> bytes:
+    """A file by its path relative to the file that names it; an absolute path is one.
 
     Raises:
-        InputError: no such file system, or its package is not installed.
+        InputError: it cannot be found or read.
     """
-    import fsspec
-
+    folder, _, _ = name.rpartition("/")
+    beside = f"{folder}/{path}" if folder and not path.startswith("/") else path
     try:
-        return fsspec.core.url_to_fs(url)
-    except (ImportError, ValueError) as error:
-        raise InputError(f"{url} cannot be opened: {error}.") from error
+        size, _ = files.version(beside)
+    except InputError as error:
+        raise InputError(f"no file {path[:100]!r} beside {name}") from error
+    return files.read(beside, size)
 
 
 def split_url(source: str) -> tuple[str, str | None]:
@@ -213,7 +180,11 @@ def walk(folder: Path, above: tuple[str, ...] = ()) -> Iterator[str]:
     real = os.path.realpath(folder)
     if real in above:
         return
-    with os.scandir(folder) as entries:
+    try:
+        entries = os.scandir(folder)
+    except OSError as error:
+        raise InputError(f"the folder {folder} cannot be listed: {error.strerror}.") from error
+    with entries:
         for entry in entries:
             if is_dangling(entry) or entry.is_file():
                 yield entry.name

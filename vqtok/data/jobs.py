@@ -7,10 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from vqtok.data.canary import canary_codes, check_canary
+from vqtok.data.canary import canary_of, check_canary
+from vqtok.data.decoding import Decoding
 from vqtok.data.schema import RowSchema
 from vqtok.data.sources import Source
 from vqtok.data.worker import Worker
+from vqtok.devices import EXACT
 from vqtok.errors import ConfigError, FingerprintError
 
 
@@ -25,8 +27,11 @@ class Job:
         schema: the columns to write.
         metadata: of every file.
         batch_size: passed to the tokenizer; None leaves it to the tokenizer.
-        canary: codes that the tokenizer must give there.
+        canary: what the tokenizer must give there.
+        numerics: the profile that the tokenizer runs in there.
+        max_flip_rate: share of the canary's codes that may differ; None in exact numerics.
         device: kind of device that the run is on.
+        decoding: how raw inputs are decoded.
     """
 
     source: Source
@@ -35,8 +40,11 @@ class Job:
     schema: RowSchema
     metadata: dict[str, str]
     batch_size: int | None = None
-    canary: list[list[int]] = field(default_factory=list)
+    canary: dict = field(default_factory=dict)
+    numerics: str = EXACT
+    max_flip_rate: float | None = None
     device: str = "cpu"
+    decoding: Decoding = Decoding()
 
     def worker(self, on_rows: Callable[[int], None], tokenizer: Any = None) -> Worker:
         """A worker in this process.
@@ -50,15 +58,39 @@ class Job:
             FingerprintError: the tokenizer is another one here, or makes other codes.
         """
         if tokenizer is None:
-            tokenizer = self.factory()
+            tokenizer = in_profile(self.factory(), self.numerics)
             found = tokenizer.fingerprint.encode
             if found != self.encode:
                 raise FingerprintError(
                     f"the worker loaded a tokenizer of encode fingerprint {found[:16]}; the run "
                     f"has {self.encode[:16]}. Did its files change?"
                 )
-            check_canary(canary_codes(tokenizer), self.canary)
-        return Worker(self.source, tokenizer, self.schema, self.metadata, self.batch_size, on_rows)
+            check_canary(canary_of(tokenizer), self.canary, self.max_flip_rate)
+        return Worker(
+            self.source,
+            tokenizer,
+            self.schema,
+            self.metadata,
+            self.batch_size,
+            on_rows,
+            self.decoding,
+        )
+
+
+def in_profile(tokenizer: Any, profile: str) -> Any:
+    """The tokenizer, or what computes its codes in another numerics profile.
+
+    Raises:
+        ConfigError: it cannot.
+    """
+    if hasattr(tokenizer, "with_numerics"):
+        return tokenizer.with_numerics(profile)
+    if profile == EXACT:
+        return tokenizer
+    raise ConfigError(
+        f"numerics {profile!r} wants a tokenizer with a method `with_numerics`, as all of vqtok's "
+        f"have; {type(tokenizer).__name__} has none. Use numerics={EXACT!r}, the default."
+    )
 
 
 def pickled(tokenizer: Any) -> Callable[[], Any]:
@@ -81,5 +113,11 @@ def threads_each(workers: int) -> int:
     asked = os.environ.get("OMP_NUM_THREADS", "")
     if asked.isdigit() and int(asked):
         return int(asked)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return max(1, (cores or 1) // workers)
+    return max(1, cores() // workers)
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -7,21 +7,22 @@ it. vqtok.json appears last: a folder without it is not finished.
 import hashlib
 import importlib.metadata
 import io
+import math
 import platform
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 
-from vqtok.data.parquet import read_parquet
 from vqtok.data.plan import SPLIT, Plan
 from vqtok.data.publish import STATE
-from vqtok.data.schema import CODES_FP_CHARS, SCHEMA_VERSION, count_codes
+from vqtok.data.schema import CODES_FP_CHARS, SCHEMA_VERSION
+from vqtok.devices import EXACT
 from vqtok.errors import ConfigError, FingerprintError, FormatError
 from vqtok.metrics.codebook import codebook_stats
 
@@ -104,6 +105,7 @@ def check_same_run(stored: dict, now: dict) -> None:
             f"the run was started with schema {stored.get('schema')!r}; this vqtok writes "
             f"schema {SCHEMA_VERSION}. Resume it with the version that started it."
         )
+    _check_option("numerics", stored, now)  # first, because the encode fingerprint follows it
     before, after = stored["tokenizer"]["fingerprint"], now["tokenizer"]["fingerprint"]
     for part in ("codebook", "decode", "encode"):
         if before[part] != after[part]:
@@ -113,13 +115,29 @@ def check_same_run(stored: dict, now: dict) -> None:
                 f"{now['tokenizer']['name']!r} has {after[part][:16]}. Use the first one, or "
                 "start a new run in another folder."
             )
-    for name, value in stored["options"].items():
-        if now["options"].get(name) != value:
-            raise ConfigError(
-                f"cannot resume with another {name}: the run was started with "
-                f"{name}={value!r}, now it is {now['options'].get(name)!r}. Use the first value, "
-                "or start a new run in another folder."
-            )
+    for name in stored["options"]:
+        _check_option(name, stored, now)
+
+
+def _check_option(name: str, stored: dict, now: dict) -> None:
+    before, after = stored["options"].get(name), now["options"].get(name)
+    if before != after:
+        raise ConfigError(
+            f"cannot resume with another {name}: the run was started with {name}={before!r}, now "
+            f"it is {after!r}. Use the first value, or start a new run in another folder."
+        )
+
+
+def numerics_in_words(numerics: dict) -> str:
+    """The numerics profile of a run, and what it costs and gains."""
+    if numerics["profile"] == EXACT:
+        return EXACT
+    rates = numerics["flip_rate"]
+    which = "codes" if len(rates) == 1 else "codes of the worst codebook"
+    return (
+        f"{numerics['profile']}, {max(rates):.2%} of the {which} differ from exact, encoding is "
+        f"{numerics['speedup']:.2f} times as fast ({numerics['samples']} inputs measured)"
+    )
 
 
 def file_metadata(run: dict) -> dict[str, str]:
@@ -136,69 +154,33 @@ def file_metadata(run: dict) -> dict[str, str]:
     }
 
 
+def commit_name(unit_id: int) -> str:
+    """The file of a unit's commit."""
+    return f"{STATE}/commits/{unit_id:05d}.json"
+
+
 def stored_sizes(run: dict) -> tuple[int, ...]:
     """K of each codebook that the run stores."""
     return tuple(run["tokenizer"]["codebook_sizes"][: run["options"]["num_codebooks"]])
 
 
-def check_unit(data: bytes, name: str, unit_id: int, rows: int, run: dict) -> dict:
-    """Re-open a unit's parquet file and count it; used before publishing and when adopting.
-
-    Returns:
-        The unit's commit: rows, ok, bad, status, tokens, bytes, sha256, ids_digest.
-
-    Raises:
-        FormatError: the file is not this unit of this run, or holds codes out of range.
-    """
-    try:
-        table = read_parquet(data)
-    except pa.ArrowException as error:
-        raise FormatError(f"{name} cannot be read as parquet: {error}. Move it away.") from error
-    metadata = {k.decode(): v.decode() for k, v in (table.schema.metadata or {}).items()}
-    for key, value in (file_metadata(run) | {"vqtok.unit": str(unit_id)}).items():
-        if metadata.get(key) != value:
-            raise FormatError(
-                f"{name} does not belong to this run: {key} should be {value!r} and is "
-                f"{metadata.get(key)!r}. Move it away."
-            )
-    if table.num_rows != rows:
-        raise FormatError(f"{name} holds {table.num_rows} rows; the plan has {rows}.")
-    sizes = stored_sizes(run)
-    for level, counts in enumerate(count_codes(table["codes"], sizes)):
-        if counts.size > sizes[level]:
-            raise FormatError(
-                f"{name} holds code {counts.size - 1} in codebook {level}, which has "
-                f"{sizes[level]} codes."
-            )
-    prints = set(table["codes_fp"].unique().to_pylist())
-    if prints != {run["tokenizer"]["fingerprint"]["decode"][:CODES_FP_CHARS]}:
-        raise FormatError(f"{name} holds rows of other tokenizers: {sorted(prints, key=str)}.")
-    status = Counter(table["status"].to_pylist())
-    return {
-        "unit": unit_id,
-        "file": name,
-        "rows": table.num_rows,
-        "ok": status["ok"],
-        "bad": table.num_rows - status["ok"],
-        "status": dict(sorted(status.items())),
-        "tokens": int(pc.sum(pc.list_value_length(table["codes"])).as_py() or 0),
-        "bytes": len(data),
-        "sha256": hashlib.sha256(data).hexdigest(),
-        "ids_digest": ids_digest(table["id"].to_pylist()),
-    }
+def tokens_per_second(run: dict) -> float | None:
+    """Of a sound in real time, at the codebooks that the run stores; None for other inputs."""
+    described = run["tokenizer"]
+    if described["rate"]["per"] != "second":
+        return None
+    frames = described["rate"]["bits"] / sum(math.log2(k) for k in described["codebook_sizes"])
+    return frames * len(stored_sizes(run))
 
 
-def ids_digest(ids: list[str]) -> str:
+def ids_sum(ids: Iterable[str]) -> int:
     """Sum of 128-bit hashes of the ids: the same for the same multiset, whatever the order."""
     hashes = (hashlib.blake2b(key.encode(), digest_size=ID_BITS // 8).digest() for key in ids)
-    return _id_hex(sum(int.from_bytes(digest, "big") for digest in hashes))
+    return sum(int.from_bytes(digest, "big") for digest in hashes)
 
 
-def add_digests(digests: list[str]) -> str:
-    return _id_hex(sum(int(digest, 16) for digest in digests))
-
-
-def _id_hex(total: int) -> str:
+def id_hex(total: int) -> str:
+    """A sum of ids as it is stored."""
     return f"{total % (1 << ID_BITS):0{ID_BITS // 4}x}"
 
 
@@ -208,7 +190,7 @@ def totals(commits: list[dict]) -> dict:
     for commit in commits:
         status.update(commit["status"])
     summed = {key: sum(c[key] for c in commits) for key in ("rows", "ok", "bad", "tokens", "bytes")}
-    digest = add_digests([commit["ids_digest"] for commit in commits])
+    digest = id_hex(sum(int(commit["ids_digest"], 16) for commit in commits))
     return summed | {"status": dict(sorted(status.items())), "ids_digest": digest}
 
 

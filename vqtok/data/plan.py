@@ -8,7 +8,7 @@ import hashlib
 import io
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -20,8 +20,11 @@ from vqtok.errors import ConfigError, FormatError, InputError
 SPLIT = "train"
 # one folder of the Hub holds fewer than 10,000 files
 MAX_UNITS = 9_000
-# a few minutes of work and a few megabytes of codes, which is what a crash can cost
-DEFAULT_UNIT_ROWS = 8_192
+# by default: a few minutes of work and a few megabytes of codes, which is what a crash can cost; a
+# small source makes several smaller units, so that several workers have something to do
+MOST_UNIT_ROWS = 8_192
+LEAST_UNIT_ROWS = 64
+SMALL_RUN_UNITS = 8
 
 PLAN_SCHEMA = pa.schema(
     [
@@ -50,9 +53,14 @@ class Unit:
 
 @dataclass(frozen=True)
 class Plan:
-    """All units of a run."""
+    """All units of a run.
+
+    Attributes:
+        unit_rows: inputs of each but the last; 0 if the plan was read back.
+    """
 
     units: tuple[Unit, ...]
+    unit_rows: int = field(default=0, compare=False)
 
     @property
     def rows(self) -> int:
@@ -101,17 +109,27 @@ class Plan:
         return cls(tuple(Unit(number, tuple(parts)) for number, parts in units.items()))
 
 
-def build_plan(shards: Iterable[InputShard], unit_rows: int) -> Plan:
+def default_unit_rows(rows: int) -> int:
+    """Inputs per unit of a source of so many; it depends on nothing else."""
+    return min(max(-(-rows // SMALL_RUN_UNITS), LEAST_UNIT_ROWS), MOST_UNIT_ROWS)
+
+
+def build_plan(shards: Iterable[InputShard], unit_rows: int | None = None) -> Plan:
     """Cut the inputs of all shards, one after the other, into units of `unit_rows`.
+
+    Args:
+        shards: the files of a source.
+        unit_rows: default: `default_unit_rows`.
 
     Raises:
         ConfigError: a unit size below 1, or so small that there would be too many files.
         InputError: there is no input at all.
     """
-    if unit_rows < 1:
+    if unit_rows is not None and unit_rows < 1:
         raise ConfigError(f"unit_rows must be at least 1; got {unit_rows}.")
     shards = list(shards)
     total = sum(shard.rows for shard in shards)
+    unit_rows = default_unit_rows(total) if unit_rows is None else unit_rows
     if total == 0:
         raise InputError("the source holds no input: 0 rows to tokenize.")
     if total > unit_rows * MAX_UNITS:
@@ -130,7 +148,7 @@ def build_plan(shards: Iterable[InputShard], unit_rows: int) -> Plan:
             count = min(room, shard.rows - start)
             units[-1].append(Segment(shard.uri, shard.size, shard.etag, start, count))
             start, room = start + count, room - count
-    return Plan(tuple(Unit(number, tuple(parts)) for number, parts in enumerate(units)))
+    return Plan(tuple(Unit(n, tuple(parts)) for n, parts in enumerate(units)), unit_rows)
 
 
 def plan_difference(old: Plan, new: Plan) -> str:

@@ -1,4 +1,4 @@
-"""Workers as processes of this machine: spawned, each with its own tokenizer and threads.
+"""Workers as processes of this machine, each with its own tokenizer and threads.
 
 The driver's process never tokenizes. A worker leaves a finished unit as a file in the run's
 `.vqtok/tmp` and says so in a short message; the driver alone publishes. A worker that ends or falls
@@ -17,8 +17,10 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
 from vqtok.data.dispatch import Dispatcher
+from vqtok.data.forkserver import start_forkserver, thread_variables, worker_context
 from vqtok.data.jobs import Job, threads_each
 from vqtok.data.worker import Task, UnitResult
+from vqtok.devices import visible_cuda
 from vqtok.errors import VqtokError, raised_again
 
 logger = logging.getLogger(__name__)
@@ -26,9 +28,9 @@ logger = logging.getLogger(__name__)
 HEARTBEAT_SECONDS = 0.25
 POLL_SECONDS = 0.5
 START_SECONDS = 600.0  # that loading libraries and a tokenizer may take
-START_METHOD = "spawn"  # a fork would copy locks that other threads hold
+START_METHOD: str | None = None  # of multiprocessing; None: the best that this system has
 GONE = (EOFError, OSError)  # what reading from a process that ended gives
-THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+PRELOAD = ("vqtok.data.processes", "pyarrow.parquet")
 
 
 class Process:
@@ -38,21 +40,18 @@ class Process:
         job: what it begins with.
         scratch: folder for its finished units.
         threads: of its own.
+        gpu: what CUDA_VISIBLE_DEVICES says there; empty: as here.
     """
 
-    def __init__(self, job: Job, scratch: Path, threads: int):
-        context = multiprocessing.get_context(START_METHOD)
+    def __init__(self, job: Job, scratch: Path, threads: int, gpu: str = ""):
+        context = worker_context(START_METHOD)
         self.connection, theirs = context.Pipe()
         self.process = context.Process(
-            target=work, args=(job, str(scratch), threads, theirs), daemon=True
+            target=work, args=(job, str(scratch), threads, gpu, theirs), daemon=True
         )
-        before = {name: os.environ.get(name) for name in THREAD_VARIABLES}
-        os.environ.update({name: str(threads) for name in THREAD_VARIABLES})
-        try:
+        self.gpu = gpu
+        with thread_variables(threads):
             self.process.start()
-        finally:
-            for name, value in before.items():
-                os.environ.pop(name) if value is None else os.environ.update({name: value})
         theirs.close()  # so that its end is seen
         self.task: Task | None = None
         self.is_ready = False
@@ -79,6 +78,8 @@ class Process:
         self.process.join()
         self.connection.close()
         code = self.process.exitcode
+        if code == -signal.SIGKILL:
+            return f"signal {-code} (SIGKILL, which the system sends when it is out of memory)"
         return f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"
 
 
@@ -96,6 +97,7 @@ class ProcessExecutor:
         self.job, self.scratch, self.stall_timeout = job, scratch, stall_timeout
         self.workers = workers
         self.threads = threads_each(workers)
+        self.gpus = visible_cuda() if job.device == "cuda" else []
         self.processes: list[Process] = []
 
     def run(self, dispatcher: Dispatcher, on_result: Callable[[UnitResult], None]) -> None:
@@ -104,10 +106,13 @@ class ProcessExecutor:
         Raises:
             VqtokError: an error of the run, not of an input; or workers that never get ready.
         """
+        if START_METHOD is None:
+            start_forkserver(PRELOAD)
         try:
             while dispatcher.unfinished:
                 while len(self.processes) < min(self.workers, dispatcher.unfinished):
-                    self.processes.append(Process(self.job, self.scratch, self.threads))
+                    process = Process(self.job, self.scratch, self.threads, self._free_gpu())
+                    self.processes.append(process)
                 self._give(dispatcher)
                 talking = wait([p.connection for p in self.processes], timeout=POLL_SECONDS)
                 for process in list(self.processes):
@@ -118,6 +123,11 @@ class ProcessExecutor:
         finally:
             for process in self.processes:
                 process.end()
+
+    def _free_gpu(self) -> str:
+        """The GPU with the fewest workers."""
+        taken = [process.gpu for process in self.processes]
+        return min(self.gpus, key=taken.count, default="")
 
     def _give(self, dispatcher: Dispatcher) -> None:
         for process in self.processes:
@@ -161,8 +171,10 @@ class ProcessExecutor:
             dispatcher.false_start(reason)
 
 
-def work(job: Job, scratch: str, threads: int, driver: Connection) -> None:
+def work(job: Job, scratch: str, threads: int, gpu: str, driver: Connection) -> None:
     """The life of a worker process."""
+    if gpu:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpu  # before CUDA starts here
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the driver decides what an interrupt means
     threading.Thread(target=go_with_the_driver, daemon=True).start()
     import torch

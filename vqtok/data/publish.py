@@ -3,6 +3,10 @@
 A unit is published by linking a finished, synced file to its final name. The link fails if the
 name exists, so whoever comes first wins and nobody overwrites; a crash before it leaves rubbish in
 `.vqtok/tmp`, a crash after it a published unit. The data file is the only checkpoint.
+
+A lock keeps a second driver out. Local disks have locks, and NFS has them for all its machines
+unless it is mounted with `nolock` or `local_lock`. Where there are none, starting one driver per
+folder is up to you; what is published, appears once and whole all the same, because links decide.
 """
 
 import contextlib
@@ -11,9 +15,10 @@ import json
 import logging
 import os
 import socket
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from vqtok.data.failpoints import failpoint
 from vqtok.errors import ConfigError, FormatError
@@ -26,7 +31,9 @@ except ImportError:  # Windows
 logger = logging.getLogger(__name__)
 
 STATE = ".vqtok"
+LOCK = f"{STATE}/lock"
 NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
+NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
 class LocalStore:
@@ -56,35 +63,49 @@ class LocalStore:
         Args:
             shared: let in others that ask for a shared lock: tasks that make different units, and
                 publish for themselves. Drivers that want the run for themselves stay out.
+
+        Raises:
+            ConfigError: another process has it; the message says which.
         """
         self.path(f"{STATE}/tmp").mkdir(parents=True, exist_ok=True)
-        with open(self.path(f"{STATE}/lock"), "a") as handle:
-            if fcntl is None:
-                logger.warning("this system has no file locks: run one process per folder")
-            else:
-                try:
-                    kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
-                    fcntl.flock(handle, kind | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    raise ConfigError(
-                        f"another process is writing to {self.root} right now; wait for it to end."
-                    ) from None
-            if not shared:
-                for left_over in self.path(f"{STATE}/tmp").iterdir():
-                    left_over.unlink()
-            yield
+        with open(self.path(LOCK), "a+") as handle:
+            got = _try_lock(handle, shared)
+            holder = _holder(handle)
+            if got is False:
+                who = f" ({holder})" if holder else ""
+                raise ConfigError(
+                    f"another process is writing to {self.root} right now{who}; wait for it to "
+                    "end, or end it."
+                )
+            if got is None:
+                logger.warning("%s has no file locks: start one driver per folder", self.root)
+            elif not shared:
+                self._tidy(holder)
+            _say_who(handle, shared)
+            try:
+                yield
+            finally:
+                handle.truncate(0)
+
+    def _tidy(self, holder: str) -> None:
+        """What a killed process has left; it had no time to take its name away."""
+        if holder:
+            logger.warning(
+                "the last process that wrote here (%s) was killed or crashed; if an input did "
+                "that, more than one worker finds it and goes on",
+                holder,
+            )
+        for left_over in self.path(f"{STATE}/tmp").iterdir():
+            left_over.unlink()
 
     def is_locked(self) -> bool | None:
-        """Whether a process holds the lock; None where the system has no locks."""
-        path = self.path(f"{STATE}/lock")
+        """Whether a process holds the lock; None where there are no locks."""
+        path = self.path(LOCK)
         if fcntl is None or not path.exists():
             return None if fcntl is None else False
         with open(path, "a") as handle:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return True
-        return False
+            got = _try_lock(handle, shared=False)
+        return None if got is None else not got
 
     def publish(self, name: str, data: bytes, unit: int | None = None) -> bool:
         """Make a file appear, whole, under a name that nobody has; False if somebody has it."""
@@ -142,6 +163,35 @@ class LocalStore:
             if unit is not None:
                 failpoint("after_fsync", unit)
         return temporary
+
+
+def _try_lock(handle: IO[str], shared: bool) -> bool | None:
+    """Whether this process has the lock of a file now; None where there are no locks."""
+    if fcntl is None:
+        return None
+    try:
+        fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        return None
+    return True
+
+
+def _holder(handle: IO[str]) -> str:
+    """Who wrote its name into the lock and has not taken it away; empty if nobody has."""
+    handle.seek(0)
+    return handle.read(200).strip()
+
+
+def _say_who(handle: IO[str], shared: bool) -> None:
+    since = time.strftime("%Y-%m-%d %H:%M:%S")
+    who = f"process {os.getpid()} on {socket.gethostname()}, since {since}"
+    handle.truncate(0)
+    handle.write(f"tasks that share the run, the last to begin: {who}" if shared else who)
+    handle.flush()
 
 
 def to_json(value: Any) -> bytes:

@@ -1,6 +1,7 @@
 """Reading a run back: its manifest, its rows, and the `datasets` view that `load_codes` gives."""
 
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,30 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 READ_ROWS = 256
+DATA_FILE = re.compile(rf"data/{SPLIT}-\d+-of-\d+\.parquet")
+# what readers rely on, in run.json and beyond that in vqtok.json
+FORM = {
+    "tokenizer": {
+        "name": str,
+        "class": str,
+        "modality": str,
+        "rate": dict,
+        "codebook_sizes": [int],
+        "fingerprint": {"encode": str, "decode": str, "codebook": str},
+    },
+    "options": {"num_codebooks": int},
+    "plan_hash": str,
+    "rows": int,
+    "software": dict,
+}
+COUNTS = dict.fromkeys(("rows", "ok", "bad", "tokens", "bytes"), int)
+UNIT_FORM = {"unit": int, "file": str, "sha256": str} | COUNTS
+FINISHED_FORM = {
+    "units": [UNIT_FORM],
+    "totals": COUNTS | {"status": dict},
+    "code_usage": [dict],
+    "streams": [dict],
+}
 
 
 @dataclass(frozen=True)
@@ -64,8 +89,7 @@ def open_run(folder: str | os.PathLike, allow_incomplete: bool = False) -> Store
     """
     store = LocalStore(Path(folder))
     if store.exists(MANIFEST):
-        content = store.read_json(MANIFEST)
-        _check_schema(content, store.path(MANIFEST))
+        content = read_content(store, MANIFEST)
         files = tuple(store.path(unit["file"]) for unit in content["units"])
         missing = [str(path) for path in files if not path.is_file()]
         if missing:
@@ -84,10 +108,50 @@ def open_run(folder: str | os.PathLike, allow_incomplete: bool = False) -> Store
             f"{folder} is an unfinished run: it has no {MANIFEST}. Finish it with "
             "`vqtok tokenize ... --resume`, or pass allow_incomplete=True to read what is there."
         )
-    content = store.read_json(RUN)
-    _check_schema(content, store.path(RUN))
+    content = read_content(store, RUN)
     files = tuple(sorted(store.path("data").glob(f"{SPLIT}-*.parquet")))
     return StoredRun(store.root, content, files, finished=False)
+
+
+def read_content(store: LocalStore, name: str) -> dict:
+    """vqtok.json or run.json, with everything in it that readers rely on.
+
+    Raises:
+        FormatError: it is missing, of another schema, or not what vqtok writes.
+    """
+    content, path = store.read_json(name), store.path(name)
+    schema = content.get("schema") if isinstance(content, dict) else None
+    if schema != SCHEMA_VERSION:
+        raise FormatError(
+            f"{path} has schema {schema!r}; this vqtok reads {SCHEMA_VERSION}. "
+            "Install the vqtok that wrote it, or tokenize again."
+        )
+    wrong = misfit(content, FORM | (FINISHED_FORM if name == MANIFEST else {"units": int}))
+    if wrong:
+        raise FormatError(f"{path} is damaged: {wrong}. Copy the run again.")
+    for unit in content["units"] if name == MANIFEST else ():
+        if not DATA_FILE.fullmatch(unit["file"]):
+            raise FormatError(f"{path} is damaged: {unit['file']!r} is no file of a run.")
+    return content
+
+
+def misfit(value: Any, form: Any, place: str = "") -> str:
+    """The first place where a JSON value is not of a form; empty if it is.
+
+    A form is a type, a dict of forms (other keys may come), or a list with the form of every item.
+    """
+    kind = form if isinstance(form, type) else type(form)
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        return f"{place or 'it'} should be of type {kind.__name__}"
+    if isinstance(form, list):
+        inner = [(f"{place}[{index}]", item, form[0]) for index, item in enumerate(value)]
+    elif isinstance(form, dict):
+        if missing := [key for key in form if key not in value]:
+            return f"{missing[0]} is missing in {place or 'it'}"
+        inner = [(f"{place}.{key}".lstrip("."), value[key], form[key]) for key in form]
+    else:
+        return ""
+    return next((wrong for where, v, f in inner if (wrong := misfit(v, f, where))), "")
 
 
 def load_codes(folder: str | os.PathLike, allow_incomplete: bool = False) -> "Dataset":
@@ -144,11 +208,3 @@ def batch_rows(batch: Any) -> Iterator[dict[str, Any]]:
             shape = row.get("shape") or [-1]
             row["codes"] = None if flat is None else flat.astype(np.int64).reshape(shape)
         yield row
-
-
-def _check_schema(content: dict, path: Path) -> None:
-    if content.get("schema") != SCHEMA_VERSION:
-        raise FormatError(
-            f"{path} has schema {content.get('schema')!r}; this vqtok reads {SCHEMA_VERSION}. "
-            "Install the vqtok that wrote it, or tokenize again."
-        )

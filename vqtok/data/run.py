@@ -5,24 +5,25 @@
 Whatever happens in between, a run that ends holds every planned row exactly once.
 """
 
-import math
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from vqtok.data import manifest as texts
-from vqtok.data.canary import canary_codes, check_canary
+from vqtok.data.canary import canary_of, check_canary
 from vqtok.data.driver import Driver
 from vqtok.data.executors import Execution, build_executor
-from vqtok.data.jobs import Job, pickled
-from vqtok.data.plan import DEFAULT_UNIT_ROWS, build_plan
-from vqtok.data.progress import units_bar
+from vqtok.data.jobs import Job, in_profile, pickled
+from vqtok.data.numerics import checked_options, frozen_numerics
+from vqtok.data.plan import build_plan
+from vqtok.data.progress import chosen_style, progress_of
 from vqtok.data.publish import STATE, LocalStore
 from vqtok.data.schema import RowSchema
 from vqtok.data.sources import Source, open_source
+from vqtok.devices import EXACT
 from vqtok.errors import ConfigError, FormatError, InputError
 
 
@@ -36,6 +37,9 @@ class TokenizeReport:
         resumed_units: units that an earlier, interrupted run had published.
         missing_units: units that other tasks of the executor "shard" have yet to make; the run is
             finished by the task that finds none.
+        lost_races: units that this process made, and threw away because another one had published
+            them meanwhile.
+        numerics: the profile, and what it costs, as in run.json.
     """
 
     out: str
@@ -50,6 +54,8 @@ class TokenizeReport:
     ignored: int
     seconds: float
     missing_units: int = 0
+    lost_races: int = 0
+    numerics: dict = field(default_factory=lambda: {"profile": EXACT})
 
     @property
     def bad_frac(self) -> float:
@@ -75,6 +81,8 @@ class TokenizeReport:
     def summary(self) -> str:
         """For a person: what was written, and what was not."""
         lines = [f"{self.out}: {self.rows} rows, {self.tokens} tokens in {self.bytes} bytes"]
+        if self.numerics["profile"] != EXACT:
+            lines.append(f"numerics: {texts.numerics_in_words(self.numerics)}")
         if self.bad:
             lines.append(f"{self.bad} inputs could not be tokenized: {self.reasons}")
         if self.ignored:
@@ -83,6 +91,8 @@ class TokenizeReport:
             lines.append(f"{self.missing_units} of {self.units} files are left to other tasks")
         if self.resumed_units:
             lines.append(f"{self.resumed_units} of {self.units} files were there already")
+        if self.lost_races:
+            lines.append(f"{self.lost_races} files were thrown away: others had been faster")
         return "\n".join(lines)
 
 
@@ -97,12 +107,15 @@ def tokenize_dataset(
     keep: Sequence[str] | None = None,
     column: str | None = None,
     num_codebooks: int | None = None,
+    content_hash: bool | None = None,
+    numerics: str | None = None,
+    max_flip_rate: float | None = None,
     max_bad_frac: float | None = None,
     executor: str | Execution = "local",
-    workers: int = 1,
+    workers: int | None = 1,
     tokenizer_factory: Callable[[], Any] | None = None,
     resume: bool = False,
-    progress: bool = False,
+    progress: bool | str = False,
 ) -> TokenizeReport:
     """Tokenize every input of a source into parquet files that `vqtok.load_codes` reads.
 
@@ -112,21 +125,31 @@ def tokenize_dataset(
         out: folder for the codes; must be new or empty unless `resume`.
         tokenizer: an object with `tokenize`, `fingerprint`, `codebook_sizes`, `modality`, `rate`.
         tokenizer_name: what loads the tokenizer again; default: its `name_or_path`.
-        unit_rows: inputs per file, and what a crash can cost; default 8,192.
-        batch_size: inputs per forward; default: the tokenizer's own.
+        unit_rows: inputs per file, and what a crash can cost; default: an eighth of them, but
+            64 to 8,192.
+        batch_size: inputs of one size per forward; default: as many as pay on this device, many
+            small images or one large one.
         keep: columns of a table to carry along.
         column: column of a table (or array of .npz files) with the inputs; default: found by name
             and type.
         num_codebooks: store only the first so many codebooks; default: all.
+        content_hash: fill the column of that name, with 64 bits of BLAKE2b of every raw input.
+            Equal inputs can then be found without reading them; it costs 8 bytes a row.
+        numerics: "exact" (default): float32, repeatable. "bf16": the encoder computes in bfloat16,
+            after about a thousand inputs have been encoded both ways, to see how many codes flip.
+        max_flip_rate: of "bf16": refuse to begin if more than this part of the codes of any
+            codebook flips; default 0.02.
         max_bad_frac: raise, after writing all, if more than this part of the rows is bad.
         executor: "local", "shard" or "ray"; or an `Execution`, which also says how patient to be.
-        workers: processes on this machine, or actors of ray, each with a tokenizer of its own;
-            more than one survive an input that ends them. A script that asks for more than one
-            needs `if __name__ == "__main__":`, as every program that starts processes.
+        workers: processes on this machine, or actors of ray, each with a tokenizer of its own,
+            which survive an input that ends them. 1: this process does it, and does not. None: as
+            many as pay. A script that asks for anything but 1 needs `if __name__ == "__main__":`,
+            as every program that starts processes.
         tokenizer_factory: what gives the tokenizer in another process; must be picklable.
             Default: the tokenizer itself is pickled.
         resume: go on with an interrupted run; options left at None are taken from it.
-        progress: show a bar on stderr.
+        progress: "bar" (or True) on stderr, plain lines where that is no terminal; "json" lines;
+            "none" (or False).
 
     Raises:
         ConfigError: options that cannot be obeyed, a folder in use, a resume with other options.
@@ -139,6 +162,7 @@ def tokenize_dataset(
     if isinstance(executor, str):
         execution = Execution(executor, workers)
     _check_numbers(batch_size, max_bad_frac)
+    chosen_style(progress)
     store = LocalStore(Path(out))
     _check_out(store, resume, shared=execution.executor == "shard")
     stored = store.read_json(texts.RUN) if store.exists(texts.RUN) else None
@@ -148,27 +172,37 @@ def tokenize_dataset(
         "keep": list(keep) if keep else None,
         "column": column,
         "num_codebooks": num_codebooks,
+        "content_hash": content_hash,
+        "numerics": numerics,
+        "max_flip_rate": max_flip_rate,
     }
     options = _options(asked, stored, tokenizer)
+    exact, tokenizer = tokenizer, in_profile(tokenizer, options["numerics"])
     opened = open_source(source, tokenizer.modality, options["column"], options["keep"])
     plan = build_plan(opened.list(), options["unit_rows"])
+    options["unit_rows"] = plan.unit_rows
     name = tokenizer_name or str(getattr(tokenizer, "name_or_path", "") or "")
     described = texts.describe_tokenizer(tokenizer, name)
     run = texts.new_run(options, described, plan, describe_source(opened))
-    run["canary"] = canary_codes(tokenizer)
+    run["canary"] = canary_of(tokenizer)
+    job = new_job(run, opened, None, execution)
+    run["numerics"] = (stored or {}).get("numerics") or frozen_numerics(
+        options, job, plan, exact, tokenizer
+    )
     with store.lock(shared=execution.executor == "shard"):
         driver = Driver(store, run, plan, execution.share())
         driver.begin()
-        check_canary(run["canary"], driver.run["canary"])
-        alone = execution.executor != "ray" and execution.workers == 1
-        factory = tokenizer_factory or (None if alone else pickled(tokenizer))
-        job = new_job(driver.run, opened, factory)
-        executor = build_executor(execution, job, tokenizer, store.path(f"{STATE}/tmp"))
-        with units_bar(plan.rows, progress, _tokens_per_second(run)) as bar:
+        check_canary(run["canary"], driver.run["canary"], options["max_flip_rate"])
+        factory = tokenizer_factory or (None if execution.is_here else pickled(exact))
+        job = new_job(driver.run, opened, factory, execution)
+        scratch, todo = store.path(f"{STATE}/tmp"), len(driver.missing())
+        executor = build_executor(execution, job, tokenizer, scratch, todo)
+        rows = sum(unit.rows for unit in driver.own)
+        with progress_of(rows, progress, "tokenize", texts.tokens_per_second(run)) as bar:
             resumed = driver.tokenize(executor, bar)
         missing = driver.missing()
         content = driver.unfinished() if missing else driver.finish()
-        report = _report(content, store, resumed, len(missing), time.monotonic() - started)
+        report = _report(content, driver, resumed, len(missing), time.monotonic() - started)
     if max_bad_frac is not None:
         report.check_bad_frac(max_bad_frac)
     return report
@@ -179,28 +213,24 @@ def describe_source(source: Source) -> dict:
     return {"kind": source.kind, "path": source.location, "ignored": source.ignored}
 
 
-def new_job(run: dict, source: Source, factory: Callable[[], Any] | None) -> Job:
+def new_job(
+    run: dict, source: Source, factory: Callable[[], Any] | None, execution: Execution
+) -> Job:
     """What the workers of a run need."""
+    options = run["options"]
     return Job(
         source=source,
         factory=factory,
         encode=run["tokenizer"]["fingerprint"]["encode"],
-        schema=RowSchema(texts.stored_sizes(run), source.kept_fields),
+        schema=RowSchema(texts.stored_sizes(run), source.kept_fields, options["content_hash"]),
         metadata=texts.file_metadata(run),
-        batch_size=run["options"]["batch_size"],
+        batch_size=options["batch_size"],
         canary=run["canary"],
-        device=run["options"]["device"],
+        numerics=options["numerics"],
+        max_flip_rate=options["max_flip_rate"],
+        device=options["device"],
+        decoding=execution.decoding(options["device"]),
     )
-
-
-def _tokens_per_second(run: dict) -> float | None:
-    """Of a sound in real time, at the codebooks that the run stores."""
-    described = run["tokenizer"]
-    if described["rate"]["per"] != "second":
-        return None
-    sizes = described["codebook_sizes"]
-    frames = described["rate"]["bits"] / sum(math.log2(size) for size in sizes)
-    return frames * len(texts.stored_sizes(run))
 
 
 def _check_numbers(batch_size: int | None, max_bad_frac: float | None) -> None:
@@ -235,11 +265,14 @@ def _check_out(store: LocalStore, resume: bool, shared: bool) -> None:
 def _options(asked: dict, stored: dict | None, tokenizer: Any) -> dict:
     """Everything the rows depend on: asked for, else as the run was started, else the default."""
     defaults = {
-        "unit_rows": DEFAULT_UNIT_ROWS,
+        "unit_rows": None,
         "batch_size": None,
         "keep": [],
         "column": None,
         "num_codebooks": tokenizer.num_codebooks,
+        "content_hash": False,
+        "numerics": EXACT,
+        "max_flip_rate": None,
     }
     frozen = (stored or {}).get("options", {})
     options = {
@@ -251,17 +284,18 @@ def _options(asked: dict, stored: dict | None, tokenizer: Any) -> dict:
             f"num_codebooks must be 1 to {tokenizer.num_codebooks} with this tokenizer; got "
             f"{options['num_codebooks']}."
         )
+    options |= checked_options(options, asked["max_flip_rate"])
     # codes near a tie may differ between kinds of device, so a run stays on one kind
     device = getattr(getattr(tokenizer, "device", None), "type", "cpu")
     return options | {"device": device}
 
 
 def _report(
-    content: dict, store: LocalStore, resumed: int, missing: int, seconds: float
+    content: dict, driver: Driver, resumed: int, missing: int, seconds: float
 ) -> TokenizeReport:
     counts = content["totals"]
     return TokenizeReport(
-        out=str(store.root),
+        out=str(driver.store.root),
         rows=counts["rows"],
         ok=counts["ok"],
         bad=counts["bad"],
@@ -273,4 +307,6 @@ def _report(
         ignored=content["source"]["ignored"],
         seconds=round(seconds, 3),
         missing_units=missing,
+        lost_races=driver.lost_races,
+        numerics=content["numerics"],
     )

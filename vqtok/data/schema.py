@@ -2,8 +2,10 @@
 
 A tokenizer's `meta` is a JSON text, but an image's height and width have columns of their own.
 Codes are stored flat in C order of `shape` [Q, *grid], raw (no offsets, no specials), in the
-smallest unsigned type that holds K. Parquet keeps them as a dictionary, which packs a code into
-about log2(K) bits; the settings here keep that true for large K.
+smallest unsigned type that holds K. Parquet has 32-bit integers at least; their bytes are split
+into four streams, and brotli packs each into the bits that it needs: 1.00 to 1.13 times log2(K)
+bits a code, in files of any length. (A dictionary would cost 32 bits for every code that occurs;
+zstd packs streams of different kinds with one table.) Arrow, datasets, DuckDB and Polars read it.
 """
 
 import io
@@ -21,14 +23,15 @@ from vqtok.ops import smallest_dtype
 SCHEMA_VERSION = 1
 ERROR_CHARS = 200
 CODES_FP_CHARS = 16
-# arrow's own limit of 1 MB is 2^18 codes; past the limit it falls back to 4 bytes a code
-DICTIONARY_BYTES = 4 << 20
-# a row group repeats the dictionary, so it must hold many more tokens than there are codes
 GROUP_TOKENS = 1 << 20
 GROUP_ROWS = 1 << 16
-# columns whose values hardly repeat
+CODES = "codes.list.element"
+BROTLI_LEVEL = 4  # 40 million codes a second on one core; higher levels gain nothing
+# columns whose values hardly repeat; the others are dictionaries
 ENCODINGS = {
+    CODES: "BYTE_STREAM_SPLIT",
     "id": "DELTA_BYTE_ARRAY",
+    "src": "DELTA_BYTE_ARRAY",
     "row": "DELTA_BINARY_PACKED",
     "src_row": "DELTA_BINARY_PACKED",
     "content_hash": "PLAIN",
@@ -60,10 +63,12 @@ class RowSchema:
     Attributes:
         codebook_sizes: K of each codebook that is stored.
         kept_fields: arrow fields of the columns carried along from the source.
+        content_hash: fill the column of that name, at 8 bytes a row.
     """
 
     codebook_sizes: tuple[int, ...]
     kept_fields: tuple[pa.Field, ...] = ()
+    content_hash: bool = False
 
     def __post_init__(self):
         ours = [name for name, _ in FIXED_FIELDS]
@@ -77,10 +82,6 @@ class RowSchema:
     @property
     def codes_dtype(self) -> np.dtype:
         return np.dtype(smallest_dtype(max(self.codebook_sizes)))
-
-    @property
-    def group_tokens(self) -> int:
-        return max(GROUP_TOKENS, 16 * max(self.codebook_sizes))
 
     def arrow(self, metadata: dict[str, str] | None = None) -> pa.Schema:
         codes = pa.list_(pa.from_numpy_dtype(self.codes_dtype))
@@ -126,23 +127,29 @@ class UnitWriter:
         self.schema = schema
         self.arrow = schema.arrow(metadata)
         self._out = io.BytesIO()
-        names = [name for name in self.arrow.names if name not in ENCODINGS]
-        lists = {"codes": "codes.list.element", "shape": "shape.list.element"}
+        lists = {"codes": CODES, "shape": "shape.list.element"}
+        names = [lists.get(name, name) for name in self.arrow.names]
+        store_schema = not all(is_plain(kept.type) for kept in schema.kept_fields)
         self._parquet = pq.ParquetWriter(
             self._out,
             self.arrow,
-            compression="zstd",
-            use_dictionary=[lists.get(name, name) for name in names],
+            compression={name: "brotli" if name == CODES else "zstd" for name in names},
+            compression_level={CODES: BROTLI_LEVEL},
+            use_dictionary=[name for name in names if name not in ENCODINGS],
             column_encoding=ENCODINGS,
-            dictionary_pagesize_limit=max(DICTIONARY_BYTES, 8 * max(schema.codebook_sizes)),
+            # a small unit is not worth a large footer
+            write_statistics=["unit", "row", "status"],
+            store_schema=store_schema,
         )
+        if not store_schema:  # which would have brought it along
+            self._parquet.add_key_value_metadata(self.arrow.metadata)
         self._rows: list[Row] = []
         self._tokens = 0
 
     def add(self, row: Row) -> None:
         self._rows.append(row)
         self._tokens += 0 if row.codes is None else row.codes.size
-        if self._tokens >= self.schema.group_tokens or len(self._rows) >= GROUP_ROWS:
+        if self._tokens >= GROUP_TOKENS or len(self._rows) >= GROUP_ROWS:
             self._flush()
 
     def close(self) -> bytes:
@@ -164,6 +171,12 @@ class UnitWriter:
         if name in {kept.name for kept in self.schema.kept_fields}:
             return pa.array([row.kept[name] for row in self._rows], kind)
         return pa.array([getattr(row, name) for row in self._rows], kind)
+
+
+def is_plain(kind: pa.DataType) -> bool:
+    """Whether parquet's own types give the arrow type back, without a copy of arrow's schema."""
+    tests = (pa.types.is_integer, pa.types.is_string, pa.types.is_binary, pa.types.is_boolean)
+    return any(test(kind) for test in tests) or kind in (pa.float32(), pa.float64())
 
 
 def list_array(items: Sequence[np.ndarray | None], dtype: np.dtype) -> pa.ListArray:

@@ -7,35 +7,38 @@ means the same on every run. A new kind of source is a subclass in a file of its
 
 import importlib
 import os
+import re
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePath
+from pathlib import PurePath
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from vqtok.data.files import Files, LocalFiles, RemoteFiles, of_split, split_url
+from vqtok.data.ahead import ahead
+from vqtok.data.files import Files
+from vqtok.data.finding import SUPPORTED, find_files
 from vqtok.data.modalities import modality_of
 from vqtok.errors import ConfigError, InputError
 
-# suffixes of files that hold many inputs -> who reads them
+# endings of files that hold many inputs -> who reads them
 TABLES = ("vqtok.data.tables", "TableSource")
 TARS = ("vqtok.data.tars", "TarSource")
 LINES = ("vqtok.data.lines", "LineSource")
 KINDS = {
     **dict.fromkeys((".parquet", ".arrow"), TABLES),
-    **dict.fromkeys((".tar",), TARS),
-    **dict.fromkeys((".jsonl", ".ndjson"), LINES),
+    **dict.fromkeys((".tar", ".tar.gz", ".tgz"), TARS),
+    **dict.fromkeys((".jsonl", ".ndjson", ".jsonl.gz", ".ndjson.gz"), LINES),
 }
+# files that would hold inputs if they were unpacked
+PACKED = re.compile(
+    r"\.(tar|jsonl|ndjson|parquet|arrow)\.(zst|zstd|bz2|xz|lz4|br)$|\.(tbz2?|txz|tzst)$"
+    r"|\.(parquet|arrow)\.gz$"
+)
 # what `datasets` puts beside the files of a folder: it describes them
 DESCRIPTIONS = frozenset({"metadata.jsonl"})
-SUPPORTED = (
-    "a folder of images, sounds, .txt texts or .npy and .npz vectors (or one such file); parquet, "
-    "arrow, .jsonl or webdataset .tar files (or a folder of them); a URL of one of these that "
-    "fsspec knows; or hf://datasets/NAME[:split]"
-)
 
 
 @dataclass(frozen=True)
@@ -140,44 +143,12 @@ class Source(ABC):
     def read(self, segments: Sequence[Segment]) -> Iterator[RawSample]:
         """The inputs of a unit, in order; a file that changed since it was planned is an error."""
         for segment in segments:
-            size, etag = self.version(segment.uri)
-            if (size, etag) != (segment.size, segment.etag):
-                raise InputError(
-                    f"{self.location}/{segment.uri} changed while it was being tokenized: planned "
-                    f"with {segment.size} bytes, now {size} (modified in between). Start a new "
-                    "run, or bring the old file back and use --resume."
-                )
+            self.check(segment)
             yield from self.read_segment(segment)
 
-
-class ScannedSource(Source):
-    """Files of many inputs that are read from the front: the next unit goes on where one ended."""
-
-    _cursor: tuple[str, int, Generator[RawSample, None, None]] | None = None
-
-    @abstractmethod
-    def scan(self, name: str, start: int) -> Generator[RawSample, None, None]:
-        """The inputs of a file from row `start` on; the file is closed behind the last."""
-
-    def read_segment(self, segment: Segment) -> Iterator[RawSample]:
-        name, start = segment.uri, segment.row_start
-        if self._cursor is None or self._cursor[:2] != (name, start):
-            self.close()
-            self._cursor = (name, start, self.scan(name, start))
-        samples = self._cursor[2]
-        for index in range(start, start + segment.row_count):
-            sample = next(samples)
-            self._cursor = (name, index + 1, samples)
-            yield sample
-
-    def close(self) -> None:
-        if self._cursor is not None:
-            self._cursor[2].close()
-            self._cursor = None
-
-    def __getstate__(self) -> dict:
-        """To another process without the open file."""
-        return self.__dict__ | {"_cursor": None}
+    def check(self, segment: Segment) -> None:
+        """Raise InputError unless the file is still the one that was planned."""
+        self.files.check(segment.uri, segment.size, segment.etag)
 
 
 class FileSource(Source):
@@ -194,15 +165,22 @@ class FileSource(Source):
         super().__init__(files, names, choice)
 
     def list(self) -> list[InputShard]:
-        return [InputShard(name, *self.version(name), rows=1) for name in self.names]
+        return list(ahead(self._shard, self.names, self.files.at_once))
+
+    def _shard(self, name: str) -> InputShard:
+        return InputShard(name, *self.version(name), rows=1)
+
+    def read(self, segments: Sequence[Segment]) -> Iterator[RawSample]:
+        """The inputs of a unit, in order; over a network several are fetched at once."""
+        yield from ahead(self._sample, segments, self.files.at_once, lambda part: part.size)
 
     def read_segment(self, segment: Segment) -> Iterator[RawSample]:
-        data, error = None, None
-        try:
-            data = self.files.read(segment.uri, segment.size)
-        except InputError as unreadable:
-            error = unreadable
-        yield RawSample(data, key=segment.uri, src=segment.uri, src_row=0, error=error)
+        yield self._sample(segment)
+
+    def _sample(self, segment: Segment) -> RawSample:
+        name = segment.uri
+        data, error = self.files.read_planned(name, segment.size, segment.etag)
+        return RawSample(data, key=name, src=name, src_row=0, error=error)
 
 
 def open_source(
@@ -215,8 +193,9 @@ def open_source(
     """Turn SOURCE into a `Source`.
 
     Args:
-        source: a folder (searched recursively), one file, a URL of one of these, a name
-            hf://datasets/NAME[:split], a `datasets.Dataset`, or a ready `Source`.
+        source: a folder (searched recursively), one file, a pattern of files (`*.parquet`,
+            `{000..999}.tar`), a URL of one of these, a name hf://datasets/NAME[:split], a
+            `datasets.Dataset`, or a ready `Source`.
         modality: what the tokenizer takes; decides which files of a folder count.
         column: the column of a table (the array of a .npz file, the member of a tar) that holds
             the inputs; default: found by name and type.
@@ -237,38 +216,12 @@ def open_source(
             raise ConfigError("split chooses among files; select it from the dataset yourself.")
         return DatasetSource(source, choice)
     suffixes = modality_of(modality).suffixes
-    files, found, what = find_files(source)
-    split = split or split_url(str(source))[1]
-    named = [name for name in found if split is None or of_split(name, split)]
-    if found and not named:
-        raise InputError(f"none of the {len(found)} files of {what} belongs to a split {split!r}.")
-    kind, names = sort_names(named, suffixes, modality, what)
+    files, found, what = find_files(source, split)
+    kind, names = sort_names(found, suffixes, modality, what)
     check_names(names)
     choice = Choice(modality, column, tuple(keep), len(found) - len(names))
     module, name = kind
     return getattr(importlib.import_module(module), name)(files, names, choice)
-
-
-def find_files(source: str | os.PathLike) -> tuple[Files, list[str], str]:
-    """The files of SOURCE: their root, their names, and what to call it in an error."""
-    text = str(source)
-    if "://" in text:
-        url, _ = split_url(text)
-        files = RemoteFiles(url)
-        if files.is_file():
-            parent, _, name = url.rpartition("/")
-            return RemoteFiles(parent), [name], url
-        found = list(files.names())
-        if not found:
-            raise InputError(f"there are no files under {url}; SOURCE is {SUPPORTED}.")
-        return files, found, url
-    path = Path(source)
-    if not path.exists():
-        raise InputError(f"{path} does not exist; SOURCE is {SUPPORTED}.")
-    if path.is_dir():
-        local = LocalFiles(path)
-        return local, list(local.names()), text
-    return LocalFiles(path.parent), [path.name], text
 
 
 def sort_names(
@@ -283,12 +236,18 @@ def sort_names(
     plain = (plain[0] or __name__, plain[1])
     kinds: dict[tuple[str, str], list[str]] = {}
     for name in found:
-        suffix, last = PurePath(name.lower()).suffix, name.rpartition("/")[2]
+        last = name.rpartition("/")[2]
         if any(part.startswith(".") for part in name.split("/")):
             continue
-        if suffix in KINDS and (last not in DESCRIPTIONS or len(found) == 1):
-            kinds.setdefault(KINDS[suffix], []).append(name)
-        elif suffix in suffixes:
+        if PACKED.search(last.lower()):
+            raise InputError(
+                f"{name} of {what} is compressed in a way that is not read: unpack it, or pack it "
+                "again with gzip (.tar.gz, .jsonl.gz)."
+            )
+        kind = kind_of(last)
+        if kind is not None and (last not in DESCRIPTIONS or len(found) == 1):
+            kinds.setdefault(kind, []).append(name)
+        elif PurePath(last.lower()).suffix in suffixes:
             kinds.setdefault(plain, []).append(name)
     if not kinds:
         which = (
@@ -318,6 +277,12 @@ def check_names(names: Sequence[str]) -> None:
             ) from None
 
 
+def kind_of(name: str) -> tuple[str, str] | None:
+    """Who reads a file of this name, if it holds many inputs."""
+    endings = ("".join(PurePath(name.lower()).suffixes[-count:]) for count in (2, 1))
+    return next((KINDS[ending] for ending in endings if ending in KINDS), None)
+
+
 def holds_many(name: PurePath) -> bool:
     """Whether a file of this name holds many inputs, not one."""
-    return name.suffix.lower() in KINDS
+    return kind_of(name.name) is not None

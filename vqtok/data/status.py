@@ -5,11 +5,14 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from vqtok.data.plan import DEFAULT_UNIT_ROWS, build_plan
+from vqtok.data.plan import build_plan
 from vqtok.data.publish import STATE, LocalStore
-from vqtok.data.reader import open_run
+from vqtok.data.reader import UNIT_FORM, misfit, open_run
 from vqtok.data.sources import open_source
 from vqtok.data.verify import stored_plan
+from vqtok.errors import FormatError
+
+COMMIT_FORM = UNIT_FORM | {"status": dict}
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,7 @@ def run_status(folder: str | os.PathLike) -> StatusReport:
     run = open_run(folder, allow_incomplete=True)
     store = LocalStore(Path(folder))
     plan = stored_plan(store, run.content)
-    commits = [store.read_json(name) for name in committed(store)]
+    commits = read_commits(store)
     done = {unit.unit_id for unit in plan.units if store.exists(plan.file_name(unit.unit_id))}
     status: Counter[str] = Counter()
     for commit in commits:
@@ -82,11 +85,20 @@ def run_status(folder: str | os.PathLike) -> StatusReport:
     )
 
 
-def committed(store: LocalStore) -> list[str]:
-    """Names of the commits of a run, in the order of its units."""
-    return sorted(
-        f"{STATE}/commits/{p.name}" for p in store.path(f"{STATE}/commits").glob("*.json")
-    )
+def read_commits(store: LocalStore) -> list[dict]:
+    """The commits of a run, in the order of its units.
+
+    Raises:
+        FormatError: one is damaged.
+    """
+    folder = store.path(f"{STATE}/commits")
+    commits = []
+    for path in sorted(folder.glob("*.json")):
+        commit = store.read_json(f"{STATE}/commits/{path.name}")
+        if wrong := misfit(commit, COMMIT_FORM):
+            raise FormatError(f"{path} is damaged: {wrong}. Remove it and resume the run.")
+        commits.append(commit)
+    return commits
 
 
 @dataclass(frozen=True)
@@ -124,7 +136,7 @@ class PlanReport:
 def plan_dataset(
     source: str | os.PathLike,
     modality: str = "image",
-    unit_rows: int = DEFAULT_UNIT_ROWS,
+    unit_rows: int | None = None,
     column: str | None = None,
 ) -> PlanReport:
     """Look at a source as `tokenize_dataset` would.
@@ -144,6 +156,6 @@ def plan_dataset(
         bytes=sum(shard.size for shard in shards),
         rows=plan.rows,
         units=len(plan.units),
-        unit_rows=unit_rows,
+        unit_rows=plan.unit_rows,
         plan_hash=plan.digest(),
     )

@@ -2,7 +2,7 @@
 
 import contextlib
 import json
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import BinaryIO
 
 import numpy as np
@@ -10,9 +10,10 @@ import pyarrow as pa
 import pyarrow.ipc
 import pyarrow.parquet as pq
 
-from vqtok.data.files import Files
+from vqtok.data.files import Files, read_beside
 from vqtok.data.modalities import holds_vectors, modality_of
-from vqtok.data.sources import Choice, InputShard, RawSample, ScannedSource
+from vqtok.data.scanned import Cursor, ScannedSource
+from vqtok.data.sources import Choice, RawSample
 from vqtok.errors import ConfigError, InputError
 
 READ_ROWS = 64  # rows held at once
@@ -22,23 +23,21 @@ class TableSource(ScannedSource):
     """Rows of tables whose `column` holds bytes, {bytes, path}, strings or lists of floats."""
 
     kind = "tables"
+    starts_anywhere = True
 
     def __init__(self, files: Files, names: Sequence[str], choice: Choice):
         super().__init__(files, names, choice)
-        first = read_schema(files, self.names[0])
+        self._heads = {self.names[0]: read_head(files, self.names[0])}
+        first, _ = self._heads[self.names[0]]
         self.column = find_column(first, choice.column, choice.modality, self.names[0])
         self.kept_fields = kept_fields(first, choice.keep, self.names[0])
 
-    def list(self) -> list[InputShard]:
-        shards = []
-        for name in self.names:
-            self._check_schema(name)
-            rows = count_rows(self.files, name)
-            shards.append(InputShard(name, *self.version(name), rows=rows))
-        return shards
+    def count(self, name: str) -> int:
+        schema, rows = self._heads.pop(name, None) or read_head(self.files, name)
+        self._check_schema(schema, name)
+        return rows
 
-    def _check_schema(self, name: str) -> None:
-        schema = read_schema(self.files, name)
+    def _check_schema(self, schema: pa.Schema, name: str) -> None:
         find_column(schema, self.column, self.modality, name)
         for field in self.kept_fields:
             if field.name not in schema.names or schema.field(field.name).type != field.type:
@@ -47,12 +46,17 @@ class TableSource(ScannedSource):
                     f"{name} has it as another type or not at all; it cannot be kept."
                 )
 
-    def scan(self, name: str, start: int) -> Generator[RawSample, None, None]:
+    def scan(self, cursor: Cursor) -> Generator[RawSample, None, None]:
         columns = list(dict.fromkeys([self.column, *(f.name for f in self.kept_fields)]))
-        rows = iterate_rows(self.files, name, start, columns)
+        name = cursor.name
+        rows = iterate_rows(self.files, name, cursor.row, columns)
         with contextlib.closing(rows):
-            for index, row in enumerate(rows, start):
-                yield sample_of(row, self.column, self.kept_fields, name, index)
+            for index, row in enumerate(rows, cursor.row):
+                sample = sample_of(row, self.column, self.kept_fields, name, index)
+                yield with_path_read(sample, row[self.column], self._read_path)
+
+    def _read_path(self, name: str, path: str) -> bytes:
+        return read_beside(self.files, name, path)
 
 
 def sample_of(row: dict, column: str, kept: Sequence[pa.Field], name: str, index: int) -> RawSample:
@@ -60,26 +64,36 @@ def sample_of(row: dict, column: str, kept: Sequence[pa.Field], name: str, index
     cell, error = row[column], None
     data = cell["bytes"] if isinstance(cell, dict) else cell
     if data is None:
-        path = cell.get("path") if isinstance(cell, dict) else None
-        told = f"only a path, {path!r}" if path else "a null"
-        error = InputError(f"column {column!r} holds {told} and no input", "empty")
+        error = InputError(f"column {column!r} holds a null and no input", "empty")
     values = {field.name: row[field.name] for field in kept}
     return RawSample(data, key=None, src=name, src_row=index, kept=values, error=error)
 
 
-def read_schema(files: Files, name: str) -> pa.Schema:
+def with_path_read(
+    sample: RawSample, cell: dict | None, read: Callable[[str, str], bytes]
+) -> RawSample:
+    """A sample with the file that its cell {bytes, path} only names."""
+    path = cell.get("path") if isinstance(cell, dict) else None
+    if sample.data is None and path:
+        try:
+            sample.data, sample.error = read(sample.src, path), None
+        except InputError as error:
+            sample.error = InputError(f"the row has only a path and no bytes: {error}", "empty")
+    return sample
+
+
+def read_head(files: Files, name: str) -> tuple[pa.Schema, int]:
+    """The columns of a table, and its number of rows."""
     try:
         with files.open(name) as file:
-            return pq.read_schema(file) if is_parquet(name) else _open_arrow(file).schema
+            if is_parquet(name):
+                with pq.ParquetFile(file) as parquet:
+                    return parquet.schema_arrow, parquet.metadata.num_rows
+            schema = _open_arrow(file).schema
+            file.seek(0)
+            return schema, sum(batch.num_rows for batch in _arrow_batches(file))
     except (pa.ArrowException, OSError) as error:
         raise InputError(f"{files.location}/{name} cannot be read as a table: {error}") from error
-
-
-def count_rows(files: Files, name: str) -> int:
-    with files.open(name) as file:
-        if is_parquet(name):
-            return pq.read_metadata(file).num_rows
-        return sum(batch.num_rows for batch in _arrow_batches(file))
 
 
 def is_parquet(name: str) -> bool:
@@ -129,9 +143,17 @@ def iterate_rows(
         else:
             batches = (batch.select(columns) for batch in _arrow_batches(file))
             batches = _skip(batches, start)
-        for batch in batches:
+        for batch in _whole(batches, f"{files.location}/{name}"):
             for offset in range(0, batch.num_rows, READ_ROWS):
                 yield from rows_of(batch.slice(offset, READ_ROWS))
+
+
+def _whole(batches: Iterator[pa.RecordBatch], name: str) -> Iterator[pa.RecordBatch]:
+    """The batches; damage is an error of the run, since nobody knows how many rows it took."""
+    try:
+        yield from batches
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(f"{name} cannot be read as a table: {error}") from error
 
 
 def rows_of(batch: pa.RecordBatch) -> Iterator[dict]:

@@ -1,29 +1,35 @@
 """Every byte of a run read once more: each planned input is there once, in order, and unchanged.
 
 `verify_run` trusts nothing that the run says of itself where it can count: rows against the plan,
-codes against their codebooks, files against their digests, totals against sums.
+codes against their codebooks, files against their digests, and vqtok.json against what follows
+from run.json and the files. It holds one row group at a time, however long the run is.
 """
 
 import hashlib
+import math
 import os
 from collections import defaultdict
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import yaml
 
 from vqtok.data import manifest as texts
+from vqtok.data.check import UNREADABLE, UnitCheck
 from vqtok.data.parquet import read_parquet
 from vqtok.data.plan import Plan, Unit
-from vqtok.data.publish import LocalStore
-from vqtok.data.reader import open_run
-from vqtok.data.schema import count_codes
+from vqtok.data.progress import progress_of
+from vqtok.data.publish import STATE, LocalStore
+from vqtok.data.reader import open_run, read_content
 from vqtok.errors import FormatError, VqtokError
 
 MAX_PROBLEMS = 50  # told one by one
 HASHED = ("src", "src_row", "status", "codes", "shape")
+TOLERANCE = 1e-9  # of sums of logarithms, which may round otherwise on another machine
 
 
 @dataclass(frozen=True)
@@ -61,62 +67,108 @@ class VerifyReport:
 class _Verifier:
     """Sums over units, and what was wrong with them."""
 
-    def __init__(self, content: dict):
-        self.content = content
-        self.sizes = texts.stored_sizes(content)
+    def __init__(self, store: LocalStore, run: dict, plan: Plan):
+        self.store, self.run, self.plan = store, run, plan
         self.problems: list[str] = []
         self.digests = defaultdict(hashlib.sha256)
         self.commits: list[dict] = []
-        self.counts = [np.zeros(size, np.int64) for size in self.sizes]
+        self.counts = [np.zeros(size, np.int64) for size in texts.stored_sizes(run)]
 
     def problem(self, text: str) -> None:
         if len(self.problems) < MAX_PROBLEMS:
             self.problems.append(text)
 
-    def unit(self, unit: Unit, name: str, data: bytes, written: dict | None) -> None:
-        """One file: `written` is what the manifest says of it."""
+    def unit(self, unit: Unit) -> None:
+        """One file, and its commit."""
+        name = self.plan.file_name(unit.unit_id)
+        check = UnitCheck(self.run, unit, name)
         try:
-            commit = texts.check_unit(data, name, unit.unit_id, unit.rows, self.content)
+            if not self.store.path(name).is_file():
+                raise FormatError(f"{name} is missing.")
+            for table in check.groups(self.store.path(name)):
+                for column in HASHED:
+                    self._hash(column, table[column])
         except VqtokError as error:
             self.problem(str(error))
+        else:
+            commit = check.commit()
+            self.commits.append(commit)
+            for total, count in zip(self.counts, check.counts, strict=True):
+                total += count
+            self._commit(name, commit)
+        for text in check.problems:
+            self.problem(text)
+
+    def files(self) -> None:
+        """Nothing in data/ and among the commits that no unit of the plan has."""
+        units = range(len(self.plan.units))
+        for folder, names in (
+            ("data", map(self.plan.file_name, units)),
+            (f"{STATE}/commits", map(texts.commit_name, units)),
+        ):
+            found = {f"{folder}/{path.name}" for path in self.store.path(folder).glob("*")}
+            if strangers := sorted(found - set(names)):
+                self.problem(f"{folder}/ holds files of no unit: {strangers[:5]}")
+
+    def manifest(self, content: dict) -> None:
+        """vqtok.json and what lies beside it, if all units could be counted."""
+        wanted = dict(self.run)
+        if len(self.commits) < len(self.plan.units):
+            self.problem("not all files could be counted, so vqtok.json is not compared with them")
+            del wanted["units"]
+        else:
+            usage = texts.usage_summary(self.counts)
+            wanted = texts.new_manifest(self.run, self.commits, usage)
+            self._usage()
+            self._card(wanted)
+            if strange := sorted(set(content) - set(wanted)):
+                self.problem(f"vqtok.json has entries that vqtok does not write: {strange}")
+        for key, value in wanted.items():
+            source = (
+                "run.json has" if key in self.run and key != "units" else "from the files it is"
+            )
+            if place := difference(content.get(key), value):
+                where, said, is_so = place
+                self.problem(f"vqtok.json says {key}{where}: {said!r:.80}; {source} {is_so!r:.80}")
+        self._json(texts.POINTER, self.run["tokenizer"], "run.json has")
+
+    def _commit(self, file: str, commit: dict) -> None:
+        """What was counted beside what was written down when the file was published."""
+        self._json(texts.commit_name(commit["unit"]), commit, f"{file} has")
+
+    def _json(self, name: str, wanted: dict, source: str) -> None:
+        """The first thing in a JSON file that is not as it should be; more keys may be there."""
+        try:
+            found = self.store.read_json(name)
+        except FormatError as error:
+            self.problem(str(error))
             return
-        self.commits.append(commit)
-        for key, value in (written or {}).items():
-            if commit.get(key) != value:
-                self.problem(f"{name}: {key} is {commit.get(key)!r}, vqtok.json says {value!r}")
-        table = read_parquet(data)
-        self._order(table, unit, name)
-        self._rows(table, name)
-        for level, counts in enumerate(count_codes(table["codes"], self.sizes)):
-            self.counts[level] += counts
-        for column in HASHED:
-            self._hash(column, table[column])
+        known = {key: found.get(key) for key in wanted} if isinstance(found, dict) else found
+        if place := difference(known, wanted):
+            where, said, is_so = place
+            self.problem(f"{name} says {where.lstrip('.')}: {said!r:.80}; {source} {is_so!r:.80}")
 
-    def _order(self, table: pa.Table, unit: Unit, name: str) -> None:
-        """Each planned input once, in the order of the plan."""
-        planned = [(p.uri, p.row_start + i) for p in unit.segments for i in range(p.row_count)]
-        found = zip(table["src"].to_pylist(), table["src_row"].to_pylist(), strict=True)
-        for number, (wanted, came) in enumerate(zip(planned, found, strict=True)):
-            if wanted != came:
-                self.problem(f"{name}: row {number} should be of {wanted}, and is of {came}")
-                break
-        if table["row"].to_pylist() != list(range(table.num_rows)):
-            self.problem(f"{name}: its rows are not numbered from 0")
-        if pc.any(pc.not_equal(table["unit"], unit.unit_id)).as_py():
-            self.problem(f"{name}: a row says that it is of another unit")
+    def _usage(self) -> None:
+        """The counts of all codes."""
+        try:
+            found = read_parquet(self.store.path(texts.USAGE).read_bytes())
+            same = found.equals(read_parquet(texts.usage_table(self.counts)))
+        except UNREADABLE as error:
+            self.problem(f"{texts.USAGE} cannot be read: {error}")
+        else:
+            if not same:
+                self.problem(f"{texts.USAGE} does not have the counts of the codes")
 
-    def _rows(self, table: pa.Table, name: str) -> None:
-        """What must hold within a row."""
-        good = pc.equal(table["status"], "ok")
-        if not pc.all(pc.equal(good, pc.is_valid(table["codes"]))).as_py():
-            self.problem(f"{name}: codes should be there exactly where the status is ok")
-        shapes = table["shape"].to_pylist()
-        lengths = pc.list_value_length(table["codes"]).to_pylist()
-        for number, (shape, length) in enumerate(zip(shapes, lengths, strict=True)):
-            fits = shape is None or (len(shape) > 1 and shape[0] == len(self.sizes))
-            if not fits or (shape is not None and int(np.prod(shape)) != length):
-                self.problem(f"{name}: row {number} has {length} codes and the shape {shape}")
-                break
+    def _card(self, manifest: dict) -> None:
+        """The part of the README by which `datasets` and the Hub find the files."""
+        try:
+            found = front_matter(self.store.path("README.md").read_text(encoding="utf-8"))
+        except (OSError, ValueError, yaml.YAMLError) as error:
+            self.problem(f"README.md cannot be read: {error}")
+            return
+        wanted = front_matter(texts.card(manifest, self.store.root.name))["configs"]
+        if not isinstance(found, dict) or found.get("configs") != wanted:
+            self.problem("README.md does not name the files of the run (configs at its top)")
 
     def _hash(self, name: str, column: pa.ChunkedArray) -> None:
         """Values of a column, one after the other, however they were cut into files and groups."""
@@ -139,38 +191,31 @@ class _Verifier:
         return hashlib.sha256(parts.encode()).hexdigest()
 
 
-def verify_run(folder: str | os.PathLike) -> VerifyReport:
+def verify_run(folder: str | os.PathLike, progress: bool | str = False) -> VerifyReport:
     """Read a finished run once more and count.
 
+    Args:
+        folder: of the run.
+        progress: "bar" (or True), "json" or "none" (or False), on stderr.
+
     Raises:
-        FormatError: there is no finished run, or its plan cannot be read.
+        FormatError: there is no finished run, or its plan or run.json cannot be read.
     """
-    run = open_run(folder)
     store = LocalStore(Path(folder))
-    plan = stored_plan(store, run.content)
-    verifier = _Verifier(run.content)
-    written = {unit["unit"]: unit for unit in run.content["units"]}
-    for unit in plan.units:
-        name = plan.file_name(unit.unit_id)
-        verifier.unit(unit, name, store.path(name).read_bytes(), written.get(unit.unit_id, {}))
-    if len(written) != len(plan.units):
-        verifier.problem(f"vqtok.json has {len(written)} units; the plan has {len(plan.units)}")
-    strangers = sorted(
-        path.name
-        for path in store.path("data").glob("*")
-        if f"data/{path.name}" not in {unit["file"] for unit in run.content["units"]}
-    )
-    if strangers:
-        verifier.problem(f"data/ holds files of no unit: {strangers[:5]}")
+    if not store.exists(texts.MANIFEST):
+        open_run(folder)  # says what there is instead
+    content = read_content(store, texts.MANIFEST)
+    verifier = _Verifier(store, read_content(store, texts.RUN), stored_plan(store, content))
+    with progress_of(verifier.plan.rows, progress, "verify") as on_rows:
+        for unit in verifier.plan.units:
+            verifier.unit(unit)
+            on_rows(unit.rows)
+    verifier.files()
+    verifier.manifest(content)
     sums = texts.totals(verifier.commits)
-    for key, value in run.content["totals"].items():
-        if sums.get(key) != value:
-            verifier.problem(f"the sum of {key} is {sums.get(key)!r}; vqtok.json says {value!r}")
-    if texts.usage_summary(verifier.counts) != run.content["code_usage"]:
-        verifier.problem("the codes are not used as vqtok.json says")
     return VerifyReport(
         out=str(folder),
-        units=len(plan.units),
+        units=len(verifier.plan.units),
         rows=sums["rows"],
         bad=sums["bad"],
         tokens=sums["tokens"],
@@ -188,7 +233,37 @@ def stored_plan(store: LocalStore, content: dict) -> Plan:
     path = store.path(texts.PLAN)
     if not path.exists():
         raise FormatError(f"{path} is missing: what the run should hold is not known.")
-    plan = Plan.from_parquet(path.read_bytes(), str(path))
+    try:
+        plan = Plan.from_parquet(path.read_bytes(), str(path))
+    except UNREADABLE as error:
+        raise FormatError(f"{path} cannot be read: {error}.") from error
     if plan.digest() != content["plan_hash"]:
         raise FormatError(f"{path} is not the plan that the run was made with.")
     return plan
+
+
+def difference(found: Any, wanted: Any) -> tuple[str, Any, Any] | None:
+    """(where, what is there, what should be) of the first difference of two JSON values."""
+    if isinstance(found, dict) and isinstance(wanted, dict):
+        keys = [*wanted, *(key for key in found if key not in wanted)]
+        inner = ((f".{key}", found.get(key), wanted.get(key)) for key in keys)
+    elif isinstance(found, list) and isinstance(wanted, list) and len(found) == len(wanted):
+        pairs = zip(found, wanted, strict=True)
+        inner = ((f"[{index}]", *pair) for index, pair in enumerate(pairs))
+    elif isinstance(found, float) and isinstance(wanted, float):
+        same = math.isclose(found, wanted, rel_tol=TOLERANCE)
+        return None if same else ("", found, wanted)
+    else:
+        return None if found == wanted and type(found) is type(wanted) else ("", found, wanted)
+    for where, came, right in inner:
+        if place := difference(came, right):
+            return (where + place[0], *place[1:])
+    return None
+
+
+def front_matter(text: str) -> Any:
+    """The YAML between the two lines of dashes at the top of a card."""
+    parts = text.split("---\n", 2)
+    if len(parts) < 3 or parts[0]:
+        raise ValueError("it does not begin with YAML between two lines of ---")
+    return yaml.safe_load(parts[1])

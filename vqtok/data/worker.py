@@ -7,7 +7,6 @@ is an error of the whole run.
 
 import contextlib
 import hashlib
-import itertools
 import json
 import logging
 import os
@@ -20,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from vqtok.data.decoding import CRASHES, Decoded, Decoder, Decoding
 from vqtok.data.failpoints import failpoint
 from vqtok.data.modalities import hashed_bytes, item_of
 from vqtok.data.plan import Unit
@@ -30,13 +30,14 @@ from vqtok.ops import checked_cast
 
 logger = logging.getLogger(__name__)
 
-# what a library may raise on an input that nobody foresaw; the input's row then says "crash"
-CRASHES = (RuntimeError, ValueError, TypeError, ArithmeticError, LookupError, MemoryError, OSError)
 # this many in a row, with not one success before: the tokenizer is broken, not the inputs
 SYSTEMIC_CRASHES = 8
-SAME_SIZE_SEARCH = 4  # batches looked at together, so that images of one size can meet
-# small inputs handed over in one call, which costs more than one of them; still encoded one by one
-AT_ONCE = {"text": 64, "embedding": 256}
+# inputs looked at together, so that small ones of one size can meet; in times of a given batch size
+SAME_SIZE_SEARCH = 4
+AT_ONCE = {"image": 64, "audio": 8, "text": 64, "embedding": 1024}
+CHUNK_BYTES = 256 << 20  # of decoded inputs that are held together
+# a vector or a text needs no decoding
+ENCODED = ("image", "audio")
 ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 CHANGED = (
     "the tokenizer is not the one of fingerprint {} any more: its weights changed during the run."
@@ -48,7 +49,8 @@ class UnitResult:
     """A finished unit: the bytes of its parquet file, and what making them took.
 
     Attributes:
-        seconds: by stage: "read" (raw bytes), "tokenize" (decode and encode), "write" (parquet).
+        seconds: by stage, as this worker spent them: "read" (raw bytes), "decode" (waiting for
+            decoded inputs), "tokenize" (encoding them), "write" (parquet).
         worker: who made it.
     """
 
@@ -82,6 +84,7 @@ class Worker:
         metadata: key-value metadata for every file; the unit's number is added.
         batch_size: passed to the tokenizer; None leaves it to the tokenizer.
         on_rows: called with the number of rows of the unit that are done, before every step.
+        decoding: how raw inputs are decoded, if the tokenizer has `prepare` for it.
     """
 
     def __init__(
@@ -92,17 +95,24 @@ class Worker:
         metadata: dict[str, str],
         batch_size: int | None = None,
         on_rows: Callable[[int], None] | None = None,
+        decoding: Decoding = Decoding(),
     ):
         self.source = source
         self.tokenizer = tokenizer
         self.schema = schema
         self.metadata = metadata
-        self.batch_size = batch_size
         self.options = {} if batch_size is None else {"batch_size": batch_size}
+        if batch_size is None and hasattr(tokenizer, "auto_batch_size"):
+            self.options["batch_size"] = None
         if len(schema.codebook_sizes) < tokenizer.num_codebooks:
             self.options["num_codebooks"] = len(schema.codebook_sizes)
-        self.at_once = AT_ONCE.get(tokenizer.modality, 1)
+        self.at_once = AT_ONCE[tokenizer.modality]
+        if batch_size is not None:
+            self.at_once = max(self.at_once, SAME_SIZE_SEARCH * batch_size)
         self.on_rows = on_rows or (lambda rows: None)
+        self.decoder: Decoder | None = None
+        if tokenizer.modality in ENCODED and hasattr(tokenizer, "prepare"):
+            self.decoder = Decoder(tokenizer.prepare, tokenizer.modality, decoding, self.at_once)
         self.fingerprint = tokenizer.fingerprint.decode
         self.codes_fp = self.fingerprint[:CODES_FP_CHARS]
         self._succeeded = False
@@ -112,39 +122,65 @@ class Worker:
         """One unit. The tokenizer must not change on the way, and is looked at before and after."""
         unit, clock = task.unit, Clock()
         writer = UnitWriter(self.schema, self.metadata | {"vqtok.unit": str(unit.unit_id)})
-        at_once = SAME_SIZE_SEARCH * self.batch_size if self.batch_size else self.at_once
         number = 0
         held = getattr(self.tokenizer, "fingerprint_held", contextlib.nullcontext)
-        with held():
-            chunks = _chunks(self.source.read(unit.segments), 1 if task.one_by_one else at_once)
-            while samples := clock.time("read", next, chunks, None):
-                self.on_rows(number)
-                poison = {i - number: text for i, text in task.poison.items()}
-                outcomes = clock.time("tokenize", self._outcomes, samples, poison)
-                for sample, outcome in zip(samples, outcomes, strict=True):
+        with held(), self._steps(lambda: self.on_rows(number)):
+            chunks = _chunks(self._decoded(task, clock), 1 if task.one_by_one else self.at_once)
+            self.on_rows(number)
+            while chunk := clock.time("decode", next, chunks, None):
+                outcomes = clock.time("tokenize", self._outcomes, chunk)
+                for (sample, _), outcome in zip(chunk, outcomes, strict=True):
                     row = self._row(unit.unit_id, number, sample, outcome)
                     clock.time("write", writer.add, row)
                     number += 1
                     if number == unit.rows // 2 + 1:
                         failpoint("mid_encode", unit.unit_id)
-        self.on_rows(number)
+                self.on_rows(number)
         data = clock.time("write", writer.close)
+        clock.seconds["decode"] -= clock.seconds["read"]  # it waits for the reading too
         if self.tokenizer.fingerprint.decode != self.fingerprint:
             raise FormatError(CHANGED.format(self.codes_fp))
         return UnitResult(unit.unit_id, data, clock.seconds, worker_name())
 
-    def _outcomes(self, samples: list[RawSample], poison: dict[int, str]) -> list[Any]:
+    def _decoded(self, task: Task, clock: "Clock") -> Iterator[Decoded]:
+        """The samples of a unit, and what the tokenizer takes for each, or why there is none."""
+        samples = self._samples(task, clock)
+        if self.decoder is not None:
+            return self.decoder(samples, 1 if task.one_by_one else None)
+        return ((sample, _item(sample, self.tokenizer.modality)) for sample in samples)
+
+    def _samples(self, task: Task, clock: "Clock") -> Iterator[RawSample]:
+        samples = iter(self.source.read(task.unit.segments))
+        for number in range(task.unit.rows):
+            if (sample := clock.time("read", next, samples, None)) is None:
+                return  # the driver counts the rows
+            if number in task.poison:
+                sample.error = InputError(task.poison[number], "crash")
+            yield sample
+
+    @contextlib.contextmanager
+    def _steps(self, on_step: Callable[[], None]) -> Iterator[None]:
+        """Has a tokenizer that can do so say that it is alive, within one long input."""
+        if not hasattr(self.tokenizer, "on_step"):
+            yield
+            return
+        before, self.tokenizer.on_step = self.tokenizer.on_step, on_step
+        try:
+            yield
+        finally:
+            self.tokenizer.on_step = before
+
+    def _outcomes(self, chunk: list[Decoded]) -> list[Any]:
         """For every sample its tokens, or the InputError that says why there are none."""
-        outcomes: list[Any] = [None] * len(samples)
-        items: dict[int, Any] = {}
-        for index, sample in enumerate(samples):
-            try:
-                if index in poison:
-                    raise InputError(poison[index], "crash")
-                items[index] = item_of(sample, self.tokenizer.modality)
-            except InputError as error:
-                outcomes[index] = error
-        for index, outcome in zip(items, self._tokenize(list(items.values())), strict=True):
+        outcomes = [item for _, item in chunk]
+        for index, item in enumerate(outcomes):
+            if isinstance(item, CRASHES) and not isinstance(item, VqtokError):
+                outcomes[index] = self._crash(item)
+            elif isinstance(item, VqtokError) and not isinstance(item, InputError):
+                raise item
+        good = [i for i, item in enumerate(outcomes) if not isinstance(item, InputError)]
+        found = self._tokenize([outcomes[index] for index in good])
+        for index, outcome in zip(good, found, strict=True):
             outcomes[index] = outcome
         return outcomes
 
@@ -195,7 +231,7 @@ class Worker:
             src=sample.src,
             src_row=sample.src_row,
             codes_fp=self.codes_fp,
-            content_hash=None if sample.data is None else content_hash(sample.data),
+            content_hash=self._hash(sample),
             kept=sample.kept,
         )
         if isinstance(outcome, InputError):
@@ -209,6 +245,10 @@ class Worker:
         row.orig_h, row.orig_w = meta.pop("height", None), meta.pop("width", None)
         row.meta = json.dumps(meta, sort_keys=True) if meta else None
         return row
+
+    def _hash(self, sample: RawSample) -> int | None:
+        wanted = self.schema.content_hash and sample.data is not None
+        return content_hash(sample.data) if wanted else None
 
     def _codes(self, tokens: Any) -> np.ndarray:
         """[q, *grid] in the stored dtype, every code checked against its codebook."""
@@ -254,7 +294,22 @@ def printable(text: str) -> str:
     return line.encode("utf-8", "replace").decode()[:ERROR_CHARS]
 
 
-def _chunks(samples: Iterable[RawSample], size: int) -> Iterator[list[RawSample]]:
-    iterator = iter(samples)
-    while chunk := list(itertools.islice(iterator, size)):
+def _item(sample: RawSample, modality: str) -> Any:
+    try:
+        return item_of(sample, modality)
+    except InputError as error:
+        return error
+
+
+def _chunks(decoded: Iterable[Decoded], size: int) -> Iterator[list[Decoded]]:
+    """At most `size` together, fewer where they are large."""
+    chunk: list[Decoded] = []
+    held = 0
+    for sample, item in decoded:
+        chunk.append((sample, item))
+        held += getattr(item, "nbytes", 0)
+        if len(chunk) == size or held >= CHUNK_BYTES:
+            yield chunk
+            chunk, held = [], 0
+    if chunk:
         yield chunk

@@ -1,0 +1,177 @@
+"""Decoding in threads: order, limits of time and memory, and what becomes of inputs that are bad."""
+
+import threading
+import time
+
+import pytest
+
+from tests.data.conftest import png
+from tests.data.fake import FakeTokenizer
+from tests.data.rows import rows_of
+from vqtok.data import Execution, tokenize_dataset, verify_run
+from vqtok.data.decoding import WINDOW_BYTES, Decoder, Decoding
+from vqtok.data.sources import RawSample
+from vqtok.errors import ConfigError, InputError, VqtokError
+
+
+def samples(count: int, size: int = 4) -> list[RawSample]:
+    return [RawSample(bytes([i % 256]) * size, None, "s", i) for i in range(count)]
+
+
+def decoded_by(prepare, decoding: Decoding, window: int = 8, count: int = 40, size: int = 4):
+    decoder = Decoder(prepare, "image", decoding, window)
+    try:
+        return list(decoder(samples(count, size)))
+    finally:
+        decoder.close()
+
+
+@pytest.mark.parametrize("decoding", [Decoding(), Decoding(3), Decoding(4, ahead=True)])
+def test_samples_come_back_in_order_whichever_is_done_first(decoding):
+    def slow_at_times(data):
+        time.sleep(0.002 * (data[0] % 3))
+        return data * 2
+
+    found = decoded_by(slow_at_times, decoding)
+
+    assert [sample.src_row for sample, _ in found] == list(range(40))
+    assert [item for _, item in found] == [sample.data * 2 for sample in samples(40)]
+
+
+def test_an_error_stays_with_its_sample():
+    def picky(data):
+        if data[0] % 5 == 0:
+            raise InputError("no picture")
+        if data[0] == 7:
+            raise ValueError("a bug of a library")
+        return data
+
+    found = decoded_by(picky, Decoding(2))
+
+    kinds = [type(item).__name__ for _, item in found]
+    assert [i for i, kind in enumerate(kinds) if kind == "InputError"] == list(range(0, 40, 5))
+    assert [i for i, kind in enumerate(kinds) if kind == "ValueError"] == [7]
+
+
+@pytest.mark.parametrize("ahead", [False, True])
+def test_an_input_that_never_ends_is_left_behind_and_the_others_go_on(ahead):
+    end = threading.Event()
+
+    def hangs_on_three(data):
+        if data[0] == 3:
+            end.wait()
+        return data
+
+    found = decoded_by(hangs_on_three, Decoding(1, ahead, seconds=0.2), count=10)
+    end.set()
+
+    assert isinstance(found[3][1], InputError)
+    assert found[3][1].status == "timeout"
+    assert [item for _, item in found[:3] + found[4:]] == [
+        sample.data for sample in samples(10) if sample.src_row != 3
+    ]
+
+
+def test_the_time_of_an_input_begins_with_its_own_decoding():
+    def slow(data):
+        time.sleep(0.05)
+        return data
+
+    found = decoded_by(slow, Decoding(1, seconds=0.4), window=20, count=20)  # a second in all
+
+    assert not [item for _, item in found if isinstance(item, InputError)]
+
+
+def test_only_so_much_is_decoded_ahead():
+    begun = []
+    decoder = Decoder(lambda data: begun.append(1), "image", Decoding(2, ahead=True), 6)
+    each = WINDOW_BYTES // 2
+    large = Decoder(lambda data: data, "image", Decoding(), 6)
+    pulled = []
+
+    def counted():
+        for sample in samples(10, size=each):
+            pulled.append(1)
+            yield sample
+
+    with pytest.raises(VqtokError):  # None is no item
+        next(decoder(samples(100)))
+    first = next(large(counted()))
+    decoder.close()
+    large.close()
+
+    time.sleep(0.05)
+    assert len(begun) <= 6
+    assert first[1] == samples(1, each)[0].data
+    assert len(pulled) <= 3  # three of them are more than may wait
+
+
+def test_nothing_is_read_while_the_caller_is_busy_unless_asked_to():
+    begun = []
+
+    def noted(data):
+        begun.append(data[0])
+        return data
+
+    decoder = Decoder(noted, "image", Decoding(), 4)
+    found = decoder(samples(12))
+    for _ in range(4):
+        next(found)
+    time.sleep(0.05)
+    decoder.close()
+
+    assert begun == [0, 1, 2, 3]
+
+
+class Prepares(FakeTokenizer):
+    """Reads in `prepare`, as the real ones do; the image of one size never ends."""
+
+    def prepare(self, item):
+        pixels = self.processor.read(item)
+        if pixels[1]["width"] == 48:
+            time.sleep(0.6)
+        if pixels[1]["width"] == 56:
+            raise LookupError("a bug")
+        return pixels
+
+    def _one(self, item):
+        pixels, meta = item
+        processor, self.processor = self.processor, self
+        try:
+            return super()._one(pixels)
+        finally:
+            self.processor = processor
+
+    def read(self, pixels):
+        return pixels, {"height": pixels.shape[1], "width": pixels.shape[2]}
+
+
+@pytest.mark.parametrize("threads", [None, 3])
+def test_a_run_gives_the_same_rows_through_threads(tmp_path, threads):
+    source = tmp_path / "images"
+    source.mkdir()
+    for index in range(30):
+        width = {11: 48, 17: 56}.get(index, 24)
+        data = b"broken" if index == 20 else png(index, width=width)
+        (source / f"{index:02d}.png").write_bytes(data)
+    execution = Execution(item_timeout=0.3, decode_threads=threads)
+
+    tokenize_dataset(source, tmp_path / "out", Prepares(), unit_rows=12, executor=execution)
+    tokenize_dataset(source, tmp_path / "plain", FakeTokenizer(), unit_rows=12)
+
+    rows, plain = rows_of(tmp_path / "out"), rows_of(tmp_path / "plain")
+    assert {i: row["status"] for i, row in enumerate(rows) if row["status"] != "ok"} == {
+        11: "timeout",
+        17: "crash",
+        20: "decode_error",
+    }
+    assert "longer than 0.3 seconds" in rows[11]["error"]
+    good = [i for i, row in enumerate(rows) if row["status"] == "ok"]
+    assert [rows[i]["codes"] for i in good] == [plain[i]["codes"] for i in good]
+    assert verify_run(tmp_path / "out").problems == []
+
+
+@pytest.mark.parametrize("option", ["item_timeout", "decode_threads"])
+def test_limits_that_cannot_be_are_refused(option):
+    with pytest.raises(ConfigError, match=option):
+        Execution(**{option: 0})
