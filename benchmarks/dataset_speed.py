@@ -118,7 +118,7 @@ def repeated(table: pa.Table, rows: int, path: Path) -> Path:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(description="See the top of this file.")
     parser.add_argument("source", type=Path)
     parser.add_argument("--rows", type=int, default=10_000)
     parser.add_argument("--batch-size", type=int, default=16)
@@ -148,8 +148,8 @@ def compare(table: pa.Table, asked: argparse.Namespace, folder: Path) -> None:
     bare = timed("bare", str(path), *batch)
     runs = {
         "command": command(path, folder / "default", *batch),
-        "one process of one thread": command(path, folder / "w1", *batch, "--workers", "1", threads=1),
-        "two processes of one thread": command(path, folder / "w2", *batch, "--workers", "2", threads=1),
+        "one worker": command(path, folder / "w1", *batch, "--workers", "1", threads=1),
+        "two workers": command(path, folder / "w2", *batch, "--workers", "2", threads=1),
         "command, automatic batches": command(path, folder / "auto"),
     }
     mapped = timed("map", str(path), *batch, "--out", str(folder / "map.parquet"))
@@ -157,8 +157,8 @@ def compare(table: pa.Table, asked: argparse.Namespace, folder: Path) -> None:
     for name, run in runs.items():
         rate = rows / run["seconds"]
         print(f"{name}: {rate:,.0f} images/s with start and finish, {rate / bare:.2f} of the loop")
-    alone, both = (runs[f"{n} of one thread"]["report"]["seconds"] for n in ("one process", "two processes"))
-    print(f"two workers over one, without start: {alone / both:.2f}")
+    alone, both = (runs[name]["report"]["seconds"] for name in ("one worker", "two workers"))
+    print(f"two workers over one, a thread each, without start: {alone / both:.2f}")
     print(f"datasets.map over the command, seconds: {mapped / runs['command']['seconds']:.2f}")
     report = runs["command"]["report"]
     print(f"bytes per token: {report['bytes'] / report['tokens']:.3f}")

@@ -5,8 +5,8 @@ imported only when one of them is asked for.
 """
 
 import contextlib
-import os
 import importlib.util
+import os
 import random
 import threading
 from collections.abc import Iterator

@@ -36,7 +36,7 @@ def test_for_a_person_they_say_it_in_words(vqtok_command, mixed, codes):
     assert "finished, 2 of 2 files" in vqtok_command("status", codes).stdout
     assert "each planned input once" in vqtok_command("verify", codes).stdout
     report = vqtok_command("report", codes).stdout
-    for words in ("bytes per token", "stage tokenize", "codebook 0", "too_large"):
+    for words in ("bytes per token", "stage encode", "codebook 0", "too_large"):
         assert words in report
 
 

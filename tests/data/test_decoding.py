@@ -1,4 +1,4 @@
-"""Decoding in threads: order, limits of time and memory, and what becomes of inputs that are bad."""
+"""Decoding in threads: order, limits of time and memory, and what becomes of bad inputs."""
 
 import threading
 import time
@@ -135,7 +135,7 @@ class Prepares(FakeTokenizer):
         return pixels
 
     def _one(self, item):
-        pixels, meta = item
+        pixels, _ = item
         processor, self.processor = self.processor, self
         try:
             return super()._one(pixels)

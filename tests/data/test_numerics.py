@@ -343,14 +343,14 @@ def wav(seconds: float, rate: int = 8000) -> bytes:
     return out.getvalue()
 
 
-def test_of_a_long_sound_the_ten_seconds_in_the_middle_are_measured():
+def test_of_a_long_sound_five_seconds_in_the_middle_are_measured():
     (middle, rate), (whole, _) = (
         soundfile.read(io.BytesIO(data), dtype="float32") for data in (excerpt(wav(31)), wav(31))
     )
 
-    start = (len(whole) - 10 * rate) // 2
-    assert np.array_equal(middle, whole[start : start + 10 * rate])
-    assert excerpt(wav(9)) == wav(9)
+    start = (len(whole) - 5 * rate) // 2
+    assert np.array_equal(middle, whole[start : start + 5 * rate])
+    assert excerpt(wav(4)) == wav(4)
     assert excerpt(b"no sound") == b"no sound"
 
 

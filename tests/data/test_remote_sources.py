@@ -1,9 +1,11 @@
 """Datasets on a Hub of a few lines, on loopback: which files are meant, and of which commit."""
 
+import functools
 import hashlib
 import http.server
 import io
 import json
+import pickle
 import threading
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -17,6 +19,7 @@ import pytest
 from tests.data.conftest import png
 from tests.data.fake import FakeTokenizer
 from tests.data.rows import rows_of
+from tests.data.test_more_sources import write_tar
 from vqtok.data import tokenize_dataset, verify_run
 from vqtok.data.plan import build_plan
 from vqtok.data.sources import open_source
@@ -132,7 +135,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.wfile.write(data)
 
     def log_message(self, *arguments) -> None:
-        pass
+        """Nothing: the requests are in the hub's list."""
 
 
 @pytest.fixture
@@ -209,7 +212,7 @@ def test_a_run_reads_one_commit_and_a_resume_sees_the_next(hub, tables, tmp_path
     commit = hub.sha()
     hub.upload({"data/train-00000-of-00002.parquet": table(50)})
 
-    samples = list(source.read(plan.units[0].segments))
+    samples = list(pickle.loads(pickle.dumps(source)).read(plan.units[0].segments))
 
     assert source.location == f"hf://datasets/{NAME}@{commit}"
     assert [sample.data for sample in samples] == [png(index) for index in range(6)]
@@ -272,6 +275,30 @@ def test_a_name_that_the_hub_does_not_know_is_refused(hub, tables, monkeypatch):
     monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)
     with pytest.raises(VqtokError, match="does not answer"):
         list(source.read(plan.units[0].segments))
+
+
+@pytest.mark.parametrize("what", ["p/", "p/*.png", "t.parquet", "t.tar"])
+def test_a_web_server_is_a_source(tmp_path, what):
+    pytest.importorskip("aiohttp")
+    web = local(tmp_path / "web", {f"p/{index} ä.png": png(index) for index in range(4)})
+    (web / "t.parquet").write_bytes(table(0, 4))
+    write_tar(web / "t.tar", {f"{index}.png": png(index) for index in range(4)})
+    handler = type("Quiet", (http.server.SimpleHTTPRequestHandler,), {"log_message": print_nothing})
+    handler = functools.partial(handler, directory=str(web))
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+
+    url = f"http://127.0.0.1:{server.server_address[1]}/{what}"
+    tokenize_dataset(url, tmp_path / "out", FakeTokenizer(), unit_rows=3)
+    server.shutdown()
+    server.server_close()
+
+    wanted = [FakeTokenizer().tokenize([png(index)])[0].codes.flatten() for index in range(4)]
+    assert [row["codes"] for row in rows_of(tmp_path / "out")] == [row.tolist() for row in wanted]
+
+
+def print_nothing(*arguments) -> None:
+    """The log of the web server."""
 
 
 def test_a_stream_is_refused_with_the_name_of_what_streams(tmp_path):

@@ -15,8 +15,11 @@ from tests.data.fake import FakeTokenizer, TwoLevels
 from tests.data.fake_others import FakeAudio
 from vqtok.cli.tables import run_table
 from vqtok.data import run_report, tokenize_dataset
+from vqtok.data.dispatch import Dispatcher
+from vqtok.data.plan import build_plan
 from vqtok.data.report import usage_curve
 from vqtok.data.report_html import report_page
+from vqtok.data.sources import InputShard
 from vqtok.data.stages import stage_table, stragglers, timeline
 from vqtok.errors import FormatError
 
@@ -300,3 +303,13 @@ def test_units_that_were_made_again_are_counted(run):
 
     assert report.worker_ends == 2
     assert "2 times a worker ended on a unit" in run_table(report.to_dict())
+
+
+def test_a_worker_that_ends_on_a_unit_is_counted_for_that_unit():
+    units = build_plan([InputShard("a", 1, "x", rows=6)], 3).units
+    dispatcher = Dispatcher(units)
+
+    dispatcher.next()
+    dispatcher.ended(0, "signal 9")
+
+    assert [dispatcher.ends(unit.unit_id) for unit in units] == [1, 0]

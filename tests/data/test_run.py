@@ -241,8 +241,10 @@ def test_an_option_that_cannot_be_obeyed_is_refused(photos, tmp_path, tokenizer,
 
 @pytest.mark.parametrize(
     "kind",
-    [pa.uint8(), pa.int64(), pa.string(), pa.binary(), pa.bool_(), pa.float32(), pa.float16()]
-    + [pa.large_string(), pa.list_(pa.int64()), pa.timestamp("us")],
+    [
+        *(pa.uint8(), pa.int64(), pa.string(), pa.binary(), pa.bool_(), pa.float32()),
+        *(pa.float16(), pa.large_string(), pa.list_(pa.int64()), pa.timestamp("us")),
+    ],
 )
 def test_a_unit_gives_the_types_of_its_columns_back(kind):
     schema = RowSchema((300, 70_000), (pa.field("kept", kind),))

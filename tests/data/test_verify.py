@@ -206,6 +206,7 @@ AROUND = {
     "commit of nothing": (copied(COMMIT, ".vqtok/commits/00007.json"), "commits/00007.json"),
     "run gone": (removed(RUN), "run.json is missing"),
     "run edited": (edited(RUN, "tokenizer", "name", value="x"), "run.json has 'x'"),
+    "run of more units": (edited(RUN, "units", value=4), "units: 4; the plan has 3"),
     "plan gone": (removed(PLAN), "plan.parquet is missing"),
     "plan other": (other_plan, "is not the plan"),
     "plan cut": (replace(PLAN, lambda d: d[:99]), "cannot be read as a plan"),

@@ -168,3 +168,39 @@ def test_a_missing_column_is_named(runs, tmp_path):
     assert done.exit_code == 1
     assert "no column 'class'" in done.stderr
     assert "codes 'image' level 0" in made.stdout
+
+
+def test_rows_of_two_runs_pair_by_a_column_and_a_grid_may_be_fixed(runs, tmp_path):
+    made = vqtok(
+        "layout", "--run", f"image={runs / 'one'}", "--run", f"deep={runs / 'two'}",
+        "--template", "pair=<bos>{image}<eos>{height}{width}{deep}",
+        "--template", "small=<bos>{image}<eol>", "--grid", "image=1x2", "--out", tmp_path / "l",
+    )  # fmt: skip
+    assert made.exit_code == 0, made.stderr
+    one, two = runs / "one", runs / "two"
+
+    fixed = vqtok(
+        "export", one, two, "--layout", tmp_path / "l", "--template", "pair", "--join", "caption",
+        "--to", "memmap", "--out", tmp_path / "fixed",
+    )  # fmt: skip
+    useless = vqtok("export", one, "--join", "caption", "--to", "hf", "--out", tmp_path / "no")
+
+    assert "fixes {image} to the grid (1, 2)" in fixed.stderr
+    assert "nothing to join by 'caption'" in useless.stderr
+    made = vqtok(
+        "layout", "--run", f"image={one}", "--run", f"deep={two}", "--out", tmp_path / "free",
+        "--template", "pair=<bos>{image}<eos>{height}{width}{deep}",
+    )  # fmt: skip
+    assert made.exit_code == 0, made.stderr
+    done = vqtok(
+        "export", two, one, "--layout", tmp_path / "free", "--join", "caption",
+        "--to", "memmap", "--out", tmp_path / "out", "--json",
+    )  # fmt: skip
+    assert done.exit_code == 0, done.stderr
+    layout = Layout.load(tmp_path / "out")
+    parts = [layout.decode(ids)[1] for ids in READERS["memmap"](tmp_path / "out", "train")]
+    wanted = zip(stored_codes(one), stored_codes(two), strict=True)
+    for found, (image, deep) in zip(parts, wanted, strict=True):
+        assert np.array_equal(found["image"].codes, image)
+        assert np.array_equal(found["deep"].codes, deep)
+    assert json.loads(done.stdout)["left_out"] == {"decode_error": 1}

@@ -31,6 +31,22 @@ Source = Annotated[
 ]
 
 
+UnitRows = Annotated[
+    int | None,
+    typer.Option(min=1, help="Inputs per file, which a crash can cost; default: 64 to 8192."),
+]
+MaxBadFrac = Annotated[
+    float,
+    typer.Option(min=0, max=1, help="Exit with code 1 if more of the inputs than this are bad."),
+]
+Keep = Annotated[
+    list[str] | None,
+    typer.Option(metavar="COLUMN[,COLUMN]", help="Carry a table's columns; repeatable."),
+]
+ContentHash = Annotated[
+    bool, typer.Option("--content-hash", help="Store 64 bits of a hash of every raw input.")
+]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run that --out holds.")]
 Numerics = Annotated[
     str | None,
     typer.Option(help="exact (default): float32. bf16: faster, and a few codes are other ones."),
@@ -71,26 +87,13 @@ def tokenize(
     source: Source,
     tokenizer: TokenizerName,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the codes, new or empty.")],
-    unit_rows: Annotated[
-        int | None,
-        typer.Option(min=1, help="Inputs per file, which a crash can cost; default: 64 to 8192."),
-    ] = None,
-    max_bad_frac: Annotated[
-        float,
-        typer.Option(
-            min=0, max=1, help="Exit with code 1 if more of the inputs than this are bad."
-        ),
-    ] = MAX_BAD_FRAC,
+    unit_rows: UnitRows = None,
+    max_bad_frac: MaxBadFrac = MAX_BAD_FRAC,
     batch_size: BatchSize = None,
-    keep: Annotated[
-        list[str] | None,
-        typer.Option(metavar="COLUMN[,COLUMN]", help="Carry a table's columns; repeatable."),
-    ] = None,
+    keep: Keep = None,
     column: Column = None,
     num_codebooks: NumCodebooks = None,
-    content_hash: Annotated[
-        bool, typer.Option("--content-hash", help="Store 64 bits of a hash of every raw input.")
-    ] = False,
+    content_hash: ContentHash = False,
     numerics: Numerics = None,
     max_flip_rate: MaxFlipRate = None,
     executor: Executor = "local",
@@ -101,9 +104,7 @@ def tokenize(
     task_index: TaskIndex = None,
     num_tasks: NumTasks = None,
     device: Device = "auto",
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the run that --out holds.")
-    ] = False,
+    resume: Resume = False,
     progress: Progress = "bar",
     as_json: JsonFlag = False,
 ) -> Result:

@@ -7,8 +7,15 @@ import typer
 
 from vqtok.cli.console import JsonFlag, Result, reported
 
-Pairs = Annotated[list[str] | None, typer.Option(metavar="NAME=VALUE", help="Repeatable.")]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder, new or empty.")]
+
+Templates = Annotated[
+    list[str],
+    typer.Option(
+        metavar="NAME=TEMPLATE",
+        help='For example "photo=<bos>{height}{width}<boi>{image}<eoi><eos>"; repeatable.',
+    ),
+]
 
 
 @reported
@@ -18,13 +25,7 @@ def layout(
         list[str],
         typer.Option(metavar="NAME=DIR", help="Codes that `vqtok tokenize` wrote; repeatable."),
     ],
-    template: Annotated[
-        list[str],
-        typer.Option(
-            metavar="NAME=TEMPLATE",
-            help='For example "photo=<bos>{height}{width}<boi>{image}<eoi><eos>"; repeatable.',
-        ),
-    ],
+    template: Templates,
     text: Annotated[
         str | None, typer.Option(help="A text tokenizer of transformers: a folder or a Hub id.")
     ] = None,
@@ -67,10 +68,7 @@ def layout(
         labels={name: whole(name, value) for name, value in pairs(label).items()},
         sizes={name: whole(name, value) for name, value in pairs(size).items()},
         patterns=pairs(pattern),
-        grids={
-            name: [whole(name, side) for side in value.split("x")]
-            for name, value in pairs(grid).items()
-        },
+        grids=grids(grid),
         loss_on=loss_on.split(",") if loss_on else None,
         pad_to=pad_to,
     )
@@ -148,6 +146,12 @@ def pairs(words: list[str] | None) -> dict[str, str]:
             raise ConfigError(f"wanted NAME=VALUE, each name once; got {word!r}.")
         found[name] = value
     return found
+
+
+def grids(words: list[str] | None) -> dict[str, list[int]]:
+    """NAME=HxW options as a dict."""
+    sides = {name: value.split("x") for name, value in pairs(words).items()}
+    return {name: [whole(name, side) for side in found] for name, found in sides.items()}
 
 
 def whole(name: str, value: str) -> int:

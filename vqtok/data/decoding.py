@@ -1,6 +1,6 @@
 """Raw samples to items that a tokenizer takes, in threads, with a time limit for each.
 
-    samples ──▶ load, hash ──▶ decode (the tokenizer's `prepare`) ──▶ (sample, item or error), in order
+    samples ──▶ decode (the tokenizer's `prepare`) ──▶ (sample, item or error), in order
 
 The libraries that decode pictures and sounds let go of Python's lock, so threads are enough. One
 that never ends cannot be ended from outside: its sample becomes a row that says so, its thread is

@@ -18,7 +18,7 @@ from vqtok.data.executors import Executor
 from vqtok.data.failpoints import failpoint
 from vqtok.data.plan import Plan, Unit, plan_difference
 from vqtok.data.progress import Progress
-from vqtok.data.publish import STATE, LocalStore, to_json
+from vqtok.data.publish import LocalStore, to_json
 from vqtok.data.worker import Clock, UnitResult
 from vqtok.errors import FormatError, InputError
 
@@ -118,9 +118,7 @@ class Driver:
         logger.info("%s: %d rows, %d bad", name, commit["rows"], commit["bad"])
 
     def _check(self, unit_id: int, source: bytes | Path) -> UnitCheck:
-        return check_unit(
-            source, self.plan.file_name(unit_id), self.plan.units[unit_id], self.run
-        )
+        return check_unit(source, self.plan.file_name(unit_id), self.plan.units[unit_id], self.run)
 
     def _commit(self, commit: dict) -> None:
         failpoint("before_commit", commit["unit"])
@@ -138,8 +136,8 @@ class Driver:
 
     def unfinished(self) -> dict:
         """What there is so far: totals and units as in the manifest, by the commits."""
-        done = [u.unit_id for u in self.plan.units if self.store.exists(texts.commit_name(u.unit_id))]
-        commits = [self.store.read_json(texts.commit_name(number)) for number in done]
+        names = [texts.commit_name(unit.unit_id) for unit in self.plan.units]
+        commits = [self.store.read_json(name) for name in names if self.store.exists(name)]
         return self.run | {"totals": texts.totals(commits), "units": commits}
 
     def finish(self) -> dict:

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 
 from vqtok.data.sources import RawSample, Segment, Source
 
-EXCERPT_SECONDS = 10
+EXCERPT_SECONDS = 5
 
 
 class Excerpts:

@@ -44,7 +44,7 @@ class Job:
     numerics: str = EXACT
     max_flip_rate: float | None = None
     device: str = "cpu"
-    decoding: Decoding = Decoding()
+    decoding: Decoding = field(default_factory=Decoding)
 
     def worker(self, on_rows: Callable[[int], None], tokenizer: Any = None) -> Worker:
         """A worker in this process.

@@ -85,11 +85,12 @@ class CodesMap:
         Raises:
             ShapeError: the rows have several shapes, or there is none.
         """
-        shapes = np.unique(self.shapes[self.good], axis=0)
-        if len(shapes) != 1:
-            found = [[int(n) for n in shape if n >= 0] for shape in shapes[:3]]
+        shapes = self.shapes[self.good]
+        if not len(shapes) or (shapes != shapes[0]).any():
+            several = np.unique(shapes, axis=0)
+            found = [[int(n) for n in shape if n >= 0] for shape in several[:3]]
             raise ShapeError(
-                f"one array wants rows of one shape; {self.run.root} has {len(shapes)}: {found}. "
+                f"one array wants rows of one shape; {self.run.root} has {len(several)}: {found}. "
                 "Take its rows one by one."
             )
         return self.values.reshape(len(self.good), *shapes[0][shapes[0] >= 0])

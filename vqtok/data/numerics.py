@@ -174,16 +174,23 @@ def measure(job: Job, plan: Plan, exact: Any, tokenizer: Any) -> Flips:
 
 def probe(workers: Sequence[Worker], plan: Plan) -> tuple[int, float, list[UnitResult]]:
     """How many inputs make a block, the seconds that one takes both ways, and what came out: more
-    and more inputs, until they take long enough. What is slow only the first time is over then."""
+    and more inputs, until they take long enough."""
     rows, most = 1, min(BLOCK_ROWS, plan.rows)
-    while True:
-        (unit,) = sample_units(plan, rows, 1)
-        began = time.monotonic()
-        results = [worker.process(Task(unit)) for worker in workers]
-        seconds = max(time.monotonic() - began, 1e-3)
-        if rows == most or seconds > (BLOCK_SECONDS if rows > 1 else SECONDS):
-            return rows, seconds, results
+    seconds, results = timed(workers, plan, rows)
+    if seconds < SECONDS:  # a part of it may be slow only the first time
+        seconds, results = timed(workers, plan, rows)
+    while seconds < BLOCK_SECONDS and rows < most:
         rows = min(4 * rows, most)
+        seconds, results = timed(workers, plan, rows)
+    return rows, seconds, results
+
+
+def timed(workers: Sequence[Worker], plan: Plan, rows: int) -> tuple[float, list[UnitResult]]:
+    """The first rows of the plan, by every worker."""
+    (unit,) = sample_units(plan, rows, 1)
+    began = time.monotonic()
+    results = [worker.process(Task(unit)) for worker in workers]
+    return max(time.monotonic() - began, 1e-3), results
 
 
 def sample_units(plan: Plan, rows: int, blocks: int) -> list[Unit]:

@@ -41,6 +41,7 @@ class Actor:
 
     def __init__(self, job: Job, board: Any):
         self.place = (-1, 0)
+        self.steps = 0
         self.job, self.board = job, board
         self.one_by_one = False
         self.worker = None
@@ -61,12 +62,13 @@ class Actor:
         except VqtokError as error:
             return type(error).__name__, str(error)
 
-    def at(self) -> tuple[int, int]:
-        """(unit, row) that it is at; answered beside `process`."""
-        return self.place
+    def at(self) -> tuple[int, int, int]:
+        """(unit, row, steps so far) that it is at; answered beside `process`."""
+        return (*self.place, self.steps)
 
     def _begin(self, row: int) -> None:
         self.place = (self.place[0], row)
+        self.steps += 1  # a long input takes many, at one row
         if self.one_by_one:
             import ray
 
@@ -81,7 +83,7 @@ class Handle:
         self.task: Task | None = None
         self.is_ready = False
         self.heard = self.asked = time.monotonic()
-        self.place = (-1, 0)
+        self.place = (-1, 0, 0)
 
 
 class RayExecutor:
@@ -89,11 +91,12 @@ class RayExecutor:
 
     Args:
         job: what they need.
-        workers: how many; those that do not find a place wait for one.
+        workers: how many; those that do not find a place wait for one. None: as many as there are
+            GPUs, or processors, in the cluster.
         stall_timeout: seconds at one row after which an actor is ended.
     """
 
-    def __init__(self, job: Job, workers: int, stall_timeout: float):
+    def __init__(self, job: Job, workers: int | None, stall_timeout: float):
         try:
             import ray
         except ImportError as error:
@@ -118,6 +121,8 @@ class RayExecutor:
         # no hidden retries: the dispatcher decides what is tried again
         options = {"max_restarts": 0, "max_task_retries": 0, "max_concurrency": 2, "num_cpus": 1}
         options["num_gpus"] = 1 if self.job.device == "cuda" else 0
+        scarce = "GPU" if options["num_gpus"] else "CPU"
+        workers = self.workers or max(1, int(ray.cluster_resources().get(scarce, 1)))
         kind = ray.remote(**options)(Actor)
         here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
             ray.get_runtime_context().get_node_id(), soft=False
@@ -126,7 +131,7 @@ class RayExecutor:
         job = ray.put(self.job)
         try:
             while dispatcher.unfinished:
-                while len(self.handles) < min(self.workers, dispatcher.unfinished):
+                while len(self.handles) < min(workers, dispatcher.unfinished):
                     self._start(Handle(kind.remote(job, self.board)))
                 self._give(dispatcher)
                 done, _ = ray.wait(list(self.pending), timeout=POLL_SECONDS)
@@ -168,7 +173,7 @@ class RayExecutor:
         elif kind == "at":
             if value != handle.place:
                 handle.place, handle.heard = value, time.monotonic()
-            dispatcher.at(*value)
+            dispatcher.at(*value[:2])
         else:
             handle.task = None
             new = dispatcher.finished(value.unit_id)

@@ -158,9 +158,7 @@ def tokenize_dataset(
         FormatError: `out` holds something else than a run.
     """
     started = time.monotonic()
-    execution = executor
-    if isinstance(executor, str):
-        execution = Execution(executor, workers)
+    execution = Execution(executor, workers) if isinstance(executor, str) else executor
     _check_numbers(batch_size, max_bad_frac)
     chosen_style(progress)
     store = LocalStore(Path(out))
@@ -181,31 +179,39 @@ def tokenize_dataset(
     opened = open_source(source, tokenizer.modality, options["column"], options["keep"])
     plan = build_plan(opened.list(), options["unit_rows"])
     options["unit_rows"] = plan.unit_rows
-    name = tokenizer_name or str(getattr(tokenizer, "name_or_path", "") or "")
-    described = texts.describe_tokenizer(tokenizer, name)
+    described = texts.describe_tokenizer(tokenizer, tokenizer_name or name_of(tokenizer))
     run = texts.new_run(options, described, plan, describe_source(opened))
     run["canary"] = canary_of(tokenizer)
-    job = new_job(run, opened, None, execution)
-    run["numerics"] = (stored or {}).get("numerics") or frozen_numerics(
-        options, job, plan, exact, tokenizer
-    )
+    if stored is None:
+        job = new_job(run, opened, None, execution)
+        run["numerics"] = frozen_numerics(options, job, plan, exact, tokenizer)
     with store.lock(shared=execution.executor == "shard"):
         driver = Driver(store, run, plan, execution.share())
         driver.begin()
         check_canary(run["canary"], driver.run["canary"], options["max_flip_rate"])
         factory = tokenizer_factory or (None if execution.is_here else pickled(exact))
         job = new_job(driver.run, opened, factory, execution)
-        scratch, todo = store.path(f"{STATE}/tmp"), len(driver.missing())
-        executor = build_executor(execution, job, tokenizer, scratch, todo)
-        rows = sum(unit.rows for unit in driver.own)
-        with progress_of(rows, progress, "tokenize", texts.tokens_per_second(run)) as bar:
-            resumed = driver.tokenize(executor, bar)
-        missing = driver.missing()
-        content = driver.unfinished() if missing else driver.finish()
-        report = _report(content, driver, resumed, len(missing), time.monotonic() - started)
+        resumed = _make_units(driver, execution, job, tokenizer, progress)
+        report = _finish(driver, resumed, started)
     if max_bad_frac is not None:
         report.check_bad_frac(max_bad_frac)
     return report
+
+
+def _make_units(
+    driver: Driver, execution: Execution, job: Job, tokenizer: Any, progress: bool | str
+) -> int:
+    """Every own unit that is missing; returns how many were there already."""
+    scratch, todo = driver.store.path(f"{STATE}/tmp"), len(driver.missing())
+    executor = build_executor(execution, job, tokenizer, scratch, todo)
+    rows = sum(unit.rows for unit in driver.own)
+    with progress_of(rows, progress, "tokenize", texts.tokens_per_second(driver.run)) as bar:
+        return driver.tokenize(executor, bar)
+
+
+def name_of(tokenizer: Any) -> str:
+    """What loads the tokenizer again, if it says so."""
+    return str(getattr(tokenizer, "name_or_path", "") or "")
 
 
 def describe_source(source: Source) -> dict:
@@ -290,9 +296,10 @@ def _options(asked: dict, stored: dict | None, tokenizer: Any) -> dict:
     return options | {"device": device}
 
 
-def _report(
-    content: dict, driver: Driver, resumed: int, missing: int, seconds: float
-) -> TokenizeReport:
+def _finish(driver: Driver, resumed: int, started: float) -> TokenizeReport:
+    """Finishes the run, unless other tasks have to; `started` by time.monotonic."""
+    missing = driver.missing()
+    content = driver.unfinished() if missing else driver.finish()
     counts = content["totals"]
     return TokenizeReport(
         out=str(driver.store.root),
@@ -302,11 +309,11 @@ def _report(
         status=counts["status"],
         tokens=counts["tokens"],
         bytes=counts["bytes"],
-        units=len(content["units"]) + missing,
+        units=len(content["units"]) + len(missing),
         resumed_units=resumed,
         ignored=content["source"]["ignored"],
-        seconds=round(seconds, 3),
-        missing_units=missing,
+        seconds=round(time.monotonic() - started, 3),
+        missing_units=len(missing),
         lost_races=driver.lost_races,
         numerics=content["numerics"],
     )

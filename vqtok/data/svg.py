@@ -55,9 +55,7 @@ def lines(
         return "<p>none</p>"
     most_x = max(x for _, points in shown for x, _ in points) or 1.0
     ys = [y for _, points in shown for _, y in points] + ([] if even is None else [even])
-    low, high = (math.log10(min(ys)), math.log10(max(ys))) if logarithmic else (0.0, max(ys))
-    low, high = (math.floor(low), math.ceil(high)) if logarithmic else (low, high)
-    high = high if high > low else low + 1.0
+    low, high, heights = scale(ys, logarithmic)
 
     def place(x: float, y: float) -> tuple[float, float]:
         y = math.log10(y) if logarithmic else y
@@ -66,10 +64,6 @@ def lines(
             10 + (HEIGHT - BOTTOM - 10) * (high - y) / (high - low),
         )
 
-    ticks = [low + (high - low) * i / 4 for i in range(5)]
-    if logarithmic:
-        ticks = [float(power) for power in range(int(low), int(high) + 1)]
-    heights = [10**tick if logarithmic else tick for tick in ticks]
     drawn = axes(place, [most_x * i / 4 for i in range(5)], heights, across, up)
     if even is not None:
         y = place(0, even)[1]
@@ -85,6 +79,16 @@ def lines(
             f"<text x='{x + 4:.1f}' y='{y - 6 + 14 * (index % 4):.1f}'>{escape(name)}</text>"
         )
     return canvas(HEIGHT, drawn)
+
+
+def scale(values: Sequence[float], logarithmic: bool) -> tuple[float, float, list[float]]:
+    """Lowest and highest height of a plot (powers of ten, if logarithmic), and values to mark."""
+    if logarithmic:
+        low, high = math.floor(math.log10(min(values))), math.ceil(math.log10(max(values)))
+        high = max(high, low + 1)
+        return low, high, [10.0**power for power in range(low, high + 1)]
+    high = max(values) or 1.0
+    return 0.0, high, [high * part / 4 for part in range(5)]
 
 
 def axes(

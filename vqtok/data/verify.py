@@ -112,6 +112,8 @@ class _Verifier:
 
     def manifest(self, content: dict) -> None:
         """vqtok.json and what lies beside it, if all units could be counted."""
+        planned = {"units": len(self.plan.units), "rows": self.plan.rows}
+        self._json(texts.RUN, planned, "the plan has")
         wanted = dict(self.run)
         if len(self.commits) < len(self.plan.units):
             self.problem("not all files could be counted, so vqtok.json is not compared with them")

@@ -95,7 +95,7 @@ class Worker:
         metadata: dict[str, str],
         batch_size: int | None = None,
         on_rows: Callable[[int], None] | None = None,
-        decoding: Decoding = Decoding(),
+        decoding: Decoding | None = None,
     ):
         self.source = source
         self.tokenizer = tokenizer
@@ -112,7 +112,9 @@ class Worker:
         self.on_rows = on_rows or (lambda rows: None)
         self.decoder: Decoder | None = None
         if tokenizer.modality in ENCODED and hasattr(tokenizer, "prepare"):
-            self.decoder = Decoder(tokenizer.prepare, tokenizer.modality, decoding, self.at_once)
+            self.decoder = Decoder(
+                tokenizer.prepare, tokenizer.modality, decoding or Decoding(), self.at_once
+            )
         self.fingerprint = tokenizer.fingerprint.decode
         self.codes_fp = self.fingerprint[:CODES_FP_CHARS]
         self._succeeded = False

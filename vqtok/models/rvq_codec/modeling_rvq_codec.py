@@ -258,7 +258,7 @@ class RVQCodecModel(VQTokenizerModel):
         return VQTokens(torch.cat(codes, -1)[0].cpu(), meta, fingerprint)
 
     def prepare(self, item: Any) -> Any:
-        """As for every tokenizer; a long sound stays what it is, and is read while it is encoded."""
+        """As for every tokenizer; a long sound stays as it is, and is read while it is encoded."""
         blocks, read = self.processor.blocks(item), []
         while (block := next(blocks, None)) is not None:
             read.append(block)
