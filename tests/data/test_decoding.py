@@ -175,3 +175,20 @@ def test_a_run_gives_the_same_rows_through_threads(tmp_path, threads):
 def test_limits_that_cannot_be_are_refused(option):
     with pytest.raises(ConfigError, match=option):
         Execution(**{option: 0})
+
+
+@pytest.mark.parametrize("taken", [3, 40])
+def test_no_thread_outlives_what_it_decodes_for(taken):
+    decoder = Decoder(lambda data: data, "image", Decoding(3), 8)
+    before = threading.active_count()
+    found = decoder(samples(40))
+    for _ in range(taken):
+        next(found)
+    assert threading.active_count() == before + 3
+
+    list(found) if taken == 40 else found.close()
+
+    end = time.monotonic() + 5
+    while threading.active_count() > before and time.monotonic() < end:
+        time.sleep(0.01)
+    assert threading.active_count() == before

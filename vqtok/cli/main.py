@@ -1,5 +1,8 @@
 """The commands of `vqtok`. A command calls one public function and prints what it returns."""
 
+import atexit
+import gc
+
 import typer
 
 from vqtok.cli.datasets import decode, evaluate, tokenize
@@ -17,6 +20,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+# before it ends, Python looks through everything that torch and transformers have made, for a
+# second; nothing there waits to be cleaned up
+atexit.register(gc.freeze)
 
 app.command()(tokenize)
 app.command()(plan)

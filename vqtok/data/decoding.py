@@ -93,18 +93,21 @@ class Decoder:
         while self._running < self.decoding.threads:
             self._start()
         samples, pending = iter(samples), deque()
-        while True:
-            if self.decoding.ahead or not pending:
-                for sample in self._taken(samples, pending, window or self.window):
-                    pending.append(Pending(sample))
-                    self._queue.put(pending[-1])
-            if not pending:
-                return
-            first = pending.popleft()
-            yield first.sample, self._wait(first)
+        try:
+            while True:
+                if self.decoding.ahead or not pending:
+                    for sample in self._taken(samples, pending, window or self.window):
+                        pending.append(Pending(sample))
+                        self._queue.put(pending[-1])
+                if not pending:
+                    return
+                first = pending.popleft()
+                yield first.sample, self._wait(first)
+        finally:
+            self.close()
 
     def close(self) -> None:
-        """Let the threads end."""
+        """Let the threads end; those of the next call are new ones."""
         for _ in range(self._running):
             self._queue.put(None)
         self._running = 0
@@ -114,6 +117,8 @@ class Decoder:
     ) -> Iterator[RawSample]:
         """The next samples, as many as there is room for; always one if nothing is pending."""
         held = sum(raw_bytes(waiting.sample) for waiting in pending)
+        if held > WINDOW_BYTES:
+            return
         for sample in itertools.islice(samples, window - len(pending)):
             held += raw_bytes(sample)
             yield sample

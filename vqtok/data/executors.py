@@ -88,7 +88,6 @@ class Execution:
             )
         return index, total
 
-
     @property
     def is_here(self) -> bool:
         """Whether one worker in this process does it all."""
