@@ -4,13 +4,17 @@ import threading
 import time
 
 import pytest
+import torch
 
 from tests.data.conftest import png
 from tests.data.fake import FakeTokenizer
 from tests.data.rows import rows_of
 from vqtok.data import Execution, tokenize_dataset, verify_run
 from vqtok.data.decoding import WINDOW_BYTES, Decoder, Decoding
-from vqtok.data.sources import RawSample
+from vqtok.data.plan import build_plan
+from vqtok.data.schema import RowSchema
+from vqtok.data.sources import RawSample, open_source
+from vqtok.data.worker import Task, Worker
 from vqtok.errors import ConfigError, InputError, VqtokError
 
 
@@ -146,17 +150,18 @@ class Prepares(FakeTokenizer):
         return pixels, {"height": pixels.shape[1], "width": pixels.shape[2]}
 
 
-@pytest.mark.parametrize("threads", [None, 3])
-def test_a_run_gives_the_same_rows_through_threads(tmp_path, threads):
+@pytest.mark.parametrize("decoding", [(1, False), (3, False), (3, True)])
+def test_a_run_gives_the_same_rows_through_threads(tmp_path, decoding, monkeypatch):
+    threads, ahead = decoding  # beside an accelerator it goes ahead
+    monkeypatch.setattr(Execution, "decoding", lambda self, device: Decoding(threads, ahead, 0.3))
     source = tmp_path / "images"
     source.mkdir()
     for index in range(30):
         width = {11: 48, 17: 56}.get(index, 24)
         data = b"broken" if index == 20 else png(index, width=width)
         (source / f"{index:02d}.png").write_bytes(data)
-    execution = Execution(item_timeout=0.3, decode_threads=threads)
 
-    tokenize_dataset(source, tmp_path / "out", Prepares(), unit_rows=12, executor=execution)
+    tokenize_dataset(source, tmp_path / "out", Prepares(), unit_rows=12)
     tokenize_dataset(source, tmp_path / "plain", FakeTokenizer(), unit_rows=12)
 
     rows, plain = rows_of(tmp_path / "out"), rows_of(tmp_path / "plain")
@@ -169,6 +174,57 @@ def test_a_run_gives_the_same_rows_through_threads(tmp_path, threads):
     good = [i for i, row in enumerate(rows) if row["status"] == "ok"]
     assert [rows[i]["codes"] for i in good] == [plain[i]["codes"] for i in good]
     assert verify_run(tmp_path / "out").problems == []
+
+
+def test_a_worker_decodes_ahead_beside_an_accelerator_only():
+    asked = Execution(item_timeout=2.0, decode_threads=5)
+
+    assert Execution().decoding("cpu") == Decoding(1, False, 60.0)
+    assert Execution().decoding("cuda") == Decoding(8, True, 60.0)
+    assert asked.decoding("cpu") == Decoding(5, False, 2.0)
+    assert asked.decoding("cuda") == Decoding(5, True, 2.0)
+
+
+def test_a_tokenizer_that_says_so_is_alive_within_one_long_input(photos):
+    told = []
+
+    class Long(FakeTokenizer):
+        @staticmethod
+        def on_step():
+            raise RuntimeError("nobody waits")
+
+        def _one(self, item):
+            self.on_step()
+            return super()._one(item)
+
+    tokenizer, source = Long(), open_source(photos)
+    worker = Worker(source, tokenizer, RowSchema((4096,)), {}, on_rows=told.append)
+    (unit,) = build_plan(source.list()).units
+
+    worker.process(Task(unit))
+
+    assert told == [0] * (1 + 10) + [10]  # begun, a step of each of ten images, done
+    with pytest.raises(RuntimeError, match="nobody waits"):
+        tokenizer.on_step()
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "chunks"), [(None, [16, 16, 8]), (5, [20, 20]), (2, [8] * 5)]
+)
+def test_four_batches_worth_of_images_is_looked_at_together(photos, batch_size, chunks):
+    class Prepared:
+        tensor = torch.zeros(3, 8, 8)
+
+    class Automatic(FakeTokenizer):
+        def auto_batch_size(self, shape):
+            return 4
+
+    tokenizer, source = Automatic(), open_source(photos)
+    worker = Worker(source, tokenizer, RowSchema((4096,)), {}, batch_size)
+    decoded = [(sample, Prepared()) for sample in samples(40)]
+
+    assert [len(chunk) for chunk in worker._chunks(iter(decoded), False)] == chunks
+    assert [len(chunk) for chunk in worker._chunks(iter(decoded), True)] == [1] * 40
 
 
 @pytest.mark.parametrize("option", ["item_timeout", "decode_threads"])

@@ -24,8 +24,9 @@ from vqtok.errors import InputError, VqtokError
 logger = logging.getLogger(__name__)
 
 ITEM_SECONDS = 60.0  # that decoding one input may take
-# raw bytes of the inputs that are being decoded: decoded ones may be a hundred times as large
-WINDOW_BYTES = 4 << 20
+# raw bytes of the inputs that are being decoded, and while an accelerator encodes others; decoded
+# ones may be a hundred times as large
+WINDOW_BYTES, WINDOW_BYTES_AHEAD = 4 << 20, 32 << 20
 POLL_SECONDS = 0.05
 
 # what a library may raise on an input that nobody foresaw; the input's row then says "crash"
@@ -117,12 +118,13 @@ class Decoder:
     ) -> Iterator[RawSample]:
         """The next samples, as many as there is room for; always one if nothing is pending."""
         held = sum(raw_bytes(waiting.sample) for waiting in pending)
-        if held > WINDOW_BYTES:
+        most = WINDOW_BYTES_AHEAD if self.decoding.ahead else WINDOW_BYTES
+        if held > most:
             return
         for sample in itertools.islice(samples, window - len(pending)):
             held += raw_bytes(sample)
             yield sample
-            if held > WINDOW_BYTES:
+            if held > most:
                 return
 
     def _wait(self, pending: Pending) -> Any:

@@ -28,7 +28,7 @@ def start_forkserver(modules: Sequence[str]) -> None:
     from multiprocessing import forkserver
 
     context = multiprocessing.get_context(METHOD)
-    context.set_forkserver_preload(list(modules))
+    context.set_forkserver_preload([name for name in modules if name not in ("", "__main__")])
     with thread_variables(1):
         forkserver.ensure_running()
 

@@ -32,6 +32,7 @@ class Job:
         max_flip_rate: share of the canary's codes that may differ; None in exact numerics.
         device: kind of device that the run is on.
         decoding: how raw inputs are decoded.
+        module: of the tokenizer's class; processes that start workers load it beforehand.
     """
 
     source: Source
@@ -45,6 +46,7 @@ class Job:
     max_flip_rate: float | None = None
     device: str = "cpu"
     decoding: Decoding = field(default_factory=Decoding)
+    module: str = ""
 
     def worker(self, on_rows: Callable[[int], None], tokenizer: Any = None) -> Worker:
         """A worker in this process.

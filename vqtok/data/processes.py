@@ -107,7 +107,7 @@ class ProcessExecutor:
             VqtokError: an error of the run, not of an input; or workers that never get ready.
         """
         if START_METHOD is None:
-            start_forkserver(PRELOAD)
+            start_forkserver((*PRELOAD, self.job.module))
         try:
             while dispatcher.unfinished:
                 while len(self.processes) < min(self.workers, dispatcher.unfinished):

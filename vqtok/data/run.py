@@ -190,7 +190,7 @@ def tokenize_dataset(
         driver.begin()
         check_canary(run["canary"], driver.run["canary"], options["max_flip_rate"])
         factory = tokenizer_factory or (None if execution.is_here else pickled(exact))
-        job = new_job(driver.run, opened, factory, execution)
+        job = new_job(driver.run, opened, factory, execution, type(exact).__module__)
         resumed = _make_units(driver, execution, job, tokenizer, progress)
         report = _finish(driver, resumed, started)
     if max_bad_frac is not None:
@@ -220,7 +220,11 @@ def describe_source(source: Source) -> dict:
 
 
 def new_job(
-    run: dict, source: Source, factory: Callable[[], Any] | None, execution: Execution
+    run: dict,
+    source: Source,
+    factory: Callable[[], Any] | None,
+    execution: Execution,
+    module: str = "",
 ) -> Job:
     """What the workers of a run need."""
     options = run["options"]
@@ -236,6 +240,7 @@ def new_job(
         max_flip_rate=options["max_flip_rate"],
         device=options["device"],
         decoding=execution.decoding(options["device"]),
+        module=module,
     )
 
 

@@ -32,10 +32,9 @@ logger = logging.getLogger(__name__)
 
 # this many in a row, with not one success before: the tokenizer is broken, not the inputs
 SYSTEMIC_CRASHES = 8
-# inputs looked at together, so that small ones of one size can meet; in times of a given batch size
-SAME_SIZE_SEARCH = 4
+SAME_SIZE_SEARCH = 4  # batches' worth of inputs looked at together, so that equal sizes can meet
+# inputs looked at together where the tokenizer does not say how many of them make a batch
 AT_ONCE = {"image": 64, "audio": 8, "text": 64, "embedding": 1024}
-CHUNK_BYTES = 256 << 20  # of decoded inputs that are held together
 # a vector or a text needs no decoding
 ENCODED = ("image", "audio")
 ADDRESS = re.compile(r" at 0x[0-9a-f]+")
@@ -106,15 +105,17 @@ class Worker:
             self.options["batch_size"] = None
         if len(schema.codebook_sizes) < tokenizer.num_codebooks:
             self.options["num_codebooks"] = len(schema.codebook_sizes)
+        is_encoded = tokenizer.modality in ENCODED
         self.at_once = AT_ONCE[tokenizer.modality]
         if batch_size is not None:
-            self.at_once = max(self.at_once, SAME_SIZE_SEARCH * batch_size)
+            least = 1 if is_encoded else self.at_once
+            self.at_once = max(least, SAME_SIZE_SEARCH * batch_size)
         self.on_rows = on_rows or (lambda rows: None)
         self.decoder: Decoder | None = None
-        if tokenizer.modality in ENCODED and hasattr(tokenizer, "prepare"):
-            self.decoder = Decoder(
-                tokenizer.prepare, tokenizer.modality, decoding or Decoding(), self.at_once
-            )
+        if is_encoded and hasattr(tokenizer, "prepare"):
+            decoding = decoding or Decoding()
+            window = self.at_once * (SAME_SIZE_SEARCH if decoding.ahead else 1)
+            self.decoder = Decoder(tokenizer.prepare, tokenizer.modality, decoding, window)
         self.fingerprint = tokenizer.fingerprint.decode
         self.codes_fp = self.fingerprint[:CODES_FP_CHARS]
         self._succeeded = False
@@ -127,7 +128,7 @@ class Worker:
         number = 0
         held = getattr(self.tokenizer, "fingerprint_held", contextlib.nullcontext)
         with held(), self._steps(lambda: self.on_rows(number)):
-            chunks = _chunks(self._decoded(task, clock), 1 if task.one_by_one else self.at_once)
+            chunks = self._chunks(self._decoded(task, clock), task.one_by_one)
             self.on_rows(number)
             while chunk := clock.time("decode", next, chunks, None):
                 outcomes = clock.time("tokenize", self._outcomes, chunk)
@@ -159,6 +160,26 @@ class Worker:
             if number in task.poison:
                 sample.error = InputError(task.poison[number], "crash")
             yield sample
+
+    def _chunks(self, decoded: Iterable[Decoded], one_by_one: bool) -> Iterator[list[Decoded]]:
+        """Some batches' worth of samples at a time."""
+        chunk: list[Decoded] = []
+        share = 0.0
+        for sample, item in decoded:
+            chunk.append((sample, item))
+            share += 1.0 if one_by_one else self._share(item)
+            if share > 1 - 1e-6:
+                yield chunk
+                chunk, share = [], 0.0
+        if chunk:
+            yield chunk
+
+    def _share(self, item: Any) -> float:
+        """Of the room in a chunk."""
+        tensor = getattr(item, "tensor", None)
+        if tensor is None or self.options.get("batch_size", 0) is not None:
+            return 1 / self.at_once
+        return 1 / (SAME_SIZE_SEARCH * self.tokenizer.auto_batch_size(tensor.shape))
 
     @contextlib.contextmanager
     def _steps(self, on_step: Callable[[], None]) -> Iterator[None]:
@@ -301,17 +322,3 @@ def _item(sample: RawSample, modality: str) -> Any:
         return item_of(sample, modality)
     except InputError as error:
         return error
-
-
-def _chunks(decoded: Iterable[Decoded], size: int) -> Iterator[list[Decoded]]:
-    """At most `size` together, fewer where they are large."""
-    chunk: list[Decoded] = []
-    held = 0
-    for sample, item in decoded:
-        chunk.append((sample, item))
-        held += getattr(item, "nbytes", 0)
-        if len(chunk) == size or held >= CHUNK_BYTES:
-            yield chunk
-            chunk, held = [], 0
-    if chunk:
-        yield chunk

@@ -208,15 +208,16 @@ class VQTokenizerModel(Numerics, PreTrainedModel):
             InputError: an item that cannot be read; `.status` says in a word what is wrong.
         """
         check_items(items, "tokenize")
-        size_of = self._batch_sizes(batch_size)
+        if batch_size is not None and batch_size < 1:
+            raise ConfigError(f"batch_size must be at least 1; got {batch_size}.")
         fingerprint = self.fingerprint.decode
         tokens: list[VQTokens | None] = [None] * len(items)
         with self.inference():
-            for batch in batches_of_one_size(items, self._read, size_of):
+            batches = batches_of_one_size(items, self._read, batch_size, self.auto_batch_size)
+            for batch, size in batches:
                 inputs = torch.stack([tensor for _, tensor, _ in batch])
                 # one shape for every batch of a size: the last is filled up with copies
-                missing = size_of(inputs.shape[1:]) - len(batch)
-                if missing:
+                if missing := size - len(batch):
                     inputs = torch.cat([inputs, inputs[:1].repeat_interleave(missing, 0)])
                 metas = [meta for _, _, meta in batch]
                 codes = self._encode_items(inputs.to(self.device), metas, num_codebooks).cpu()
@@ -358,14 +359,6 @@ class VQTokenizerModel(Numerics, PreTrainedModel):
         raise NotImplementedError(f"{type(self).__name__} must define canary_inputs.")
 
     # Inside.
-
-    def _batch_sizes(self, batch_size: int | None) -> Callable[[Sequence[int]], int]:
-        """How many inputs of a shape go together."""
-        if batch_size is None:
-            return self.auto_batch_size
-        if batch_size < 1:
-            raise ConfigError(f"batch_size must be at least 1; got {batch_size}.")
-        return lambda shape: batch_size
 
     def _tensors(self) -> Iterator[Tensor]:
         return chain(self.parameters(), self.buffers())

@@ -28,8 +28,10 @@ def check_items(items: Any, method: str) -> None:
 # positions (pixels, vectors) that pay to go through an encoder together, on a CPU and elsewhere; a
 # CPU gains nothing from company once one input fills it (vim-vq-tiny, one core: 16 images of
 # 32 x 32 together are 5 times as fast as alone, at 64 x 64 twice, from 128 x 128 on none)
-POSITIONS_TOGETHER = {"image": (1 << 14, 1 << 22), "embedding": (1 << 10, 1 << 16)}
-MOST_TOGETHER = 1 << 10
+POSITIONS_TOGETHER = {"image": (1 << 14, 1 << 22), "embedding": (1 << 10, 1 << 10)}
+MOST_TOGETHER = {"image": 64, "embedding": 1 << 10}
+# a batch that would be copies for the greater part costs more than its few inputs one by one
+FEW = 4
 
 
 @dataclass(frozen=True)
@@ -58,18 +60,27 @@ def auto_batch_size(modality: str, shape: Sequence[int], device: str) -> int:
         return 1
     on_cpu, elsewhere = POSITIONS_TOGETHER[modality]
     room = on_cpu if device == "cpu" else elsewhere
-    return min(max(1, room // max(1, prod(shape[1:]))), MOST_TOGETHER)
+    return min(max(1, room // max(1, prod(shape[1:]))), MOST_TOGETHER[modality])
 
 
 def batches_of_one_size(
     items: Sequence[Any],
     read: Callable[[Any], tuple[Tensor, dict[str, Any]]],
-    size_of: Callable[[Sequence[int]], int],
-) -> Iterator[list[tuple[int, Tensor, dict[str, Any]]]]:
-    """Items whose tensors have one shape, at most `size_of(shape)` of them together.
+    batch_size: int | None,
+    auto_size: Callable[[Sequence[int]], int],
+) -> Iterator[tuple[list[tuple[int, Tensor, dict[str, Any]]], int]]:
+    """Items whose tensors have one shape, together.
+
+    Args:
+        items: raw, or prepared.
+        read: what prepares a raw one.
+        batch_size: at most so many together, and then always as many; None: as `auto_size` says of
+            a shape, and the few that are left over one by one.
+        auto_size: how many inputs of a shape pay.
 
     Yields:
-        (place in `items`, tensor, meta) of every item of a batch.
+        (place in `items`, tensor, meta) of every item of a batch, and how many inputs to fill it
+        up to, so that one size has one shape.
     """
     waiting: dict[tuple[int, ...], list] = {}
     for index, item in enumerate(items):
@@ -77,8 +88,15 @@ def batches_of_one_size(
             tensor, meta = item.tensor, item.meta
         else:
             tensor, meta = read(item)
-        batch = waiting.setdefault(tuple(tensor.shape), [])
+        shape = tuple(tensor.shape)
+        batch = waiting.setdefault(shape, [])
         batch.append((index, tensor, meta))
-        if len(batch) == size_of(tensor.shape):
-            yield waiting.pop(tuple(tensor.shape))
-    yield from waiting.values()
+        size = batch_size or auto_size(shape)
+        if len(batch) == size:
+            yield waiting.pop(shape), size
+    for shape, batch in waiting.items():
+        size = batch_size or auto_size(shape)
+        if batch_size is None and len(batch) * FEW <= size:
+            yield from (([one], 1) for one in batch)
+        else:
+            yield batch, size
