@@ -196,6 +196,8 @@ def test_one_item_in_place_of_a_list_is_refused(toy, items):
 def test_a_batch_size_of_zero_is_refused(toy):
     with pytest.raises(ConfigError, match="batch_size must be at least 1"):
         toy.tokenize([], batch_size=0)
+    with pytest.raises(ConfigError, match="whole number or None; got a str"):
+        toy.tokenize([], batch_size="2")
 
 
 @pytest.mark.parametrize("number", [True, 1.0, "1", 0])

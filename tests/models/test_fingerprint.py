@@ -180,3 +180,16 @@ def test_a_tokenizer_made_in_inference_mode_has_its_fingerprint():
     with torch.inference_mode():
         made = toy_tokenizer()
     assert made.fingerprint.encode
+
+
+@pytest.mark.parametrize("cast", ["half", "bfloat16", "double"])
+def test_codes_stay_decodable_by_whatever_name_a_cast_is_called(cast):
+    toy, images = toy_tokenizer(), [noise_image(12, 8), noise_image(8, 8)]
+    tokens, decode = toy.tokenize(images), toy.fingerprint.decode
+
+    back = getattr(toy, cast)()
+
+    assert back is toy
+    assert toy.fingerprint.decode == decode
+    assert len(toy.detokenize(tokens)) == len(images)
+    assert toy.float().dtype == torch.float32

@@ -26,6 +26,7 @@ from vqtok.models.items import (
     PreparedItem,
     auto_batch_size,
     batches_of_one_size,
+    check_batch_size,
     check_items,
 )
 from vqtok.models.numerics import Numerics
@@ -208,8 +209,7 @@ class VQTokenizerModel(Numerics, PreTrainedModel):
             InputError: an item that cannot be read; `.status` says in a word what is wrong.
         """
         check_items(items, "tokenize")
-        if batch_size is not None and batch_size < 1:
-            raise ConfigError(f"batch_size must be at least 1; got {batch_size}.")
+        check_batch_size(batch_size)
         fingerprint = self.fingerprint.decode
         tokens: list[VQTokens | None] = [None] * len(items)
         with self.inference():

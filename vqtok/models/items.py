@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from vqtok.errors import InputError
+from vqtok.errors import ConfigError, InputError
 
 
 def check_items(items: Any, method: str) -> None:
@@ -49,6 +49,17 @@ class PreparedItem:
     @property
     def nbytes(self) -> int:
         return self.tensor.nbytes
+
+
+def check_batch_size(batch_size: Any) -> None:
+    """Raise ConfigError unless it is a whole number from 1, or None for an automatic one."""
+    if batch_size is None:
+        return
+    if not isinstance(batch_size, int):
+        kind = type(batch_size).__name__
+        raise ConfigError(f"batch_size must be a whole number or None; got a {kind}.")
+    if batch_size < 1:
+        raise ConfigError(f"batch_size must be at least 1; got {batch_size}.")
 
 
 def auto_batch_size(modality: str, shape: Sequence[int], device: str) -> int:

@@ -132,6 +132,20 @@ class Numerics:
         self.encoder.to(dtype)
         self.decoder.to(dtype)
 
+    # The same cast by its other names; torch would go past `to`.
+
+    def half(self) -> "Numerics":
+        return self.to(torch.float16)
+
+    def bfloat16(self) -> "Numerics":
+        return self.to(torch.bfloat16)
+
+    def float(self) -> "Numerics":
+        return self.to(torch.float32)
+
+    def double(self) -> "Numerics":
+        return self.to(torch.float64)
+
 
 class CallIn:
     """Takes the place of a module's method: the same, with autocast on or off, and float32 out.

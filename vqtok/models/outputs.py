@@ -123,4 +123,4 @@ def own_tokens(item: Any, index: int, fingerprint: str) -> VQTokens:
             f"item {index} was made by the tokenizer {made_by[:MIN_DIGITS] or 'unknown'}, "
             f"this one is {fingerprint[:MIN_DIGITS]}: load the tokenizer that made the codes."
         )
-    return VQTokens(item.codes, dict(item.meta), made_by)
+    return VQTokens(item.codes, dict(item.meta or {}), made_by)

@@ -39,9 +39,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vqtok.errors import ConfigError, FormatError, InputError, ShapeError
+from vqtok.errors import FormatError, InputError, ShapeError
 from vqtok.models.base import VQTokenizerModel
-from vqtok.models.items import check_items
+from vqtok.models.items import check_batch_size, check_items
 from vqtok.models.outputs import Rate, VQTokenizerOutput, VQTokens, own_tokens
 from vqtok.models.reconstruction import outputs_of
 from vqtok.models.text_vq.configuration_text_vq import TextVQConfig
@@ -234,9 +234,8 @@ class TextVQModel(VQTokenizerModel):
             InputError: an item that is no text.
         """
         check_items(items, "tokenize")
-        batch_size = TEXTS_TOGETHER if batch_size is None else batch_size
-        if batch_size < 1:
-            raise ConfigError(f"batch_size must be at least 1; got {batch_size}.")
+        check_batch_size(batch_size)
+        batch_size = batch_size or TEXTS_TOGETHER
         fingerprint, tokens = self.fingerprint.decode, []
         with self.inference():
             for start in range(0, len(items), batch_size):
