@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tests.data.conftest import png
 from tests.data.fake import FakeTokenizer
+from vqtok.errors import ConfigError
 
 __all__ = ["EndsOnOne", "FakeTokenizer", "KilledOnOne", "SleepsOnOne", "Slow", "StopsOnOne"]
 
@@ -27,6 +28,13 @@ def first_in(place: Path) -> bool:
     except FileExistsError:
         return False
     return True
+
+
+def only_where(word: str) -> FakeTokenizer:
+    """The tokenizer, in a process whose environment says so."""
+    if os.environ.get("VQTOK_TEST_WORD") != word:
+        raise ConfigError(f"VQTOK_TEST_WORD is {os.environ.get('VQTOK_TEST_WORD')!r} here.")
+    return FakeTokenizer()
 
 
 class EndsOnOne(FakeTokenizer):

@@ -6,6 +6,7 @@ import time
 import pytest
 import torch
 
+import vqtok.data.decoding as pool
 from tests.data.conftest import png
 from tests.data.fake import FakeTokenizer
 from tests.data.rows import rows_of
@@ -23,11 +24,7 @@ def samples(count: int, size: int = 4) -> list[RawSample]:
 
 
 def decoded_by(prepare, decoding: Decoding, window: int = 8, count: int = 40, size: int = 4):
-    decoder = Decoder(prepare, "image", decoding, window)
-    try:
-        return list(decoder(samples(count, size)))
-    finally:
-        decoder.close()
+    return list(Decoder(prepare, "image", decoding, window)(samples(count, size)))
 
 
 @pytest.mark.parametrize("decoding", [Decoding(), Decoding(3), Decoding(4, ahead=True)])
@@ -101,8 +98,6 @@ def test_only_so_much_is_decoded_ahead():
     with pytest.raises(VqtokError):  # None is no item
         next(decoder(samples(100)))
     first = next(large(counted()))
-    decoder.close()
-    large.close()
 
     time.sleep(0.05)
     assert len(begun) <= 6
@@ -122,9 +117,30 @@ def test_nothing_is_read_while_the_caller_is_busy_unless_asked_to():
     for _ in range(4):
         next(found)
     time.sleep(0.05)
-    decoder.close()
+    found.close()
 
     assert begun == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_decoded_bytes_that_wait_are_limited_however_small_the_files(threads, monkeypatch):
+    monkeypatch.setattr(pool, "HELD_BYTES", 1000)
+    alive = []
+
+    class Large:
+        nbytes = 400
+
+        def __init__(self):
+            alive.append(1)
+
+    decoder = Decoder(lambda data: Large(), "image", Decoding(threads, ahead=True), 64)
+    most = 0
+    for taken, _ in enumerate(decoder(samples(60)), 1):
+        time.sleep(0.002)
+        most = max(most, len(alive) - taken)
+
+    assert len(alive) == 60
+    assert 1 <= most <= 3 + threads  # each thread may be at one when the room is filled
 
 
 class Prepares(FakeTokenizer):

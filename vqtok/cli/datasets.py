@@ -231,4 +231,4 @@ def begin_workers() -> None:
     """Load for the workers what this process is about to load, on another core."""
     from vqtok.data.forkserver import start_forkserver
 
-    start_forkserver(("vqtok.data.processes", "vqtok.models.base", "pyarrow.parquet"))
+    start_forkserver(("vqtok.models.base",))

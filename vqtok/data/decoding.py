@@ -27,6 +27,8 @@ ITEM_SECONDS = 60.0  # that decoding one input may take
 # raw bytes of the inputs that are being decoded, and while an accelerator encodes others; decoded
 # ones may be a hundred times as large
 WINDOW_BYTES, WINDOW_BYTES_AHEAD = 4 << 20, 32 << 20
+# decoded bytes that wait to be taken; beyond them only the next one is decoded
+HELD_BYTES = 256 << 20
 POLL_SECONDS = 0.05
 
 # what a library may raise on an input that nobody foresaw; the input's row then says "crash"
@@ -58,6 +60,8 @@ class Pending:
         self.sample = sample
         self.started: float | None = None  # time.monotonic, set by the thread
         self.outcome: Any = None
+        self.held = 0  # bytes, from its decoding until it is taken
+        self.is_next = False  # somebody waits for it
         self.is_left_behind = False
         self.is_done = threading.Lock()
         self.is_done.acquire()
@@ -79,8 +83,6 @@ class Decoder:
         self.prepare, self.modality = prepare, modality
         self.decoding, self.window = decoding, window
         self.left_behind = 0
-        self._queue: queue.SimpleQueue[Pending | None] = queue.SimpleQueue()
-        self._running = 0
 
     def __call__(
         self, samples: Iterable[RawSample], window: int | None = None
@@ -91,79 +93,119 @@ class Decoder:
             samples: read as their turn comes.
             window: samples in the threads at a time, where it must be fewer.
         """
-        while self._running < self.decoding.threads:
-            self._start()
         samples, pending = iter(samples), deque()
-        try:
+        with Threads(self) as threads:
             while True:
                 if self.decoding.ahead or not pending:
                     for sample in self._taken(samples, pending, window or self.window):
                         pending.append(Pending(sample))
-                        self._queue.put(pending[-1])
+                        threads.queue.put(pending[-1])
                 if not pending:
                     return
                 first = pending.popleft()
-                yield first.sample, self._wait(first)
-        finally:
-            self.close()
-
-    def close(self) -> None:
-        """Let the threads end; those of the next call are new ones."""
-        for _ in range(self._running):
-            self._queue.put(None)
-        self._running = 0
+                yield first.sample, threads.outcome(first)
 
     def _taken(
         self, samples: Iterator[RawSample], pending: deque[Pending], window: int
     ) -> Iterator[RawSample]:
         """The next samples, as many as there is room for; always one if nothing is pending."""
-        held = sum(raw_bytes(waiting.sample) for waiting in pending)
+        raw = sum(raw_bytes(waiting.sample) for waiting in pending)
         most = WINDOW_BYTES_AHEAD if self.decoding.ahead else WINDOW_BYTES
-        if held > most:
+        if raw > most:
             return
         for sample in itertools.islice(samples, window - len(pending)):
-            held += raw_bytes(sample)
+            raw += raw_bytes(sample)
             yield sample
-            if held > most:
+            if raw > most:
                 return
 
-    def _wait(self, pending: Pending) -> Any:
-        seconds = self.decoding.seconds
+
+class Threads:
+    """The threads of a decoder, for one sequence of samples; they end with it."""
+
+    def __init__(self, decoder: Decoder):
+        self.decoder = decoder
+        self.queue: queue.SimpleQueue[Pending | None] = queue.SimpleQueue()
+        self.room = threading.Condition()
+        self.held = 0  # bytes of decoded items that nobody has taken yet
+        self.is_over = False
+
+    def __enter__(self) -> "Threads":
+        for _ in range(self.decoder.decoding.threads):
+            self.start()
+        return self
+
+    def __exit__(self, *error) -> None:
+        with self.room:
+            self.is_over = True
+            self.room.notify_all()
+        for _ in range(self.decoder.decoding.threads):
+            self.queue.put(None)
+
+    def start(self) -> None:
+        threading.Thread(target=self.work, name="vqtok-decode", daemon=True).start()
+
+    def outcome(self, pending: Pending) -> Any:
+        """Waits for an item; one that takes too long is an InputError."""
+        seconds = self.decoder.decoding.seconds
+        with self.room:
+            pending.is_next = True
+            self.room.notify_all()
         while not pending.is_done.acquire(timeout=POLL_SECONDS):
             started = pending.started
             if started is not None and time.monotonic() - started > seconds:
-                return self._leave_behind(pending)
+                return self.leave_behind(pending, seconds)
         if pending.outcome is None:
             raise VqtokError(f"the thread that decoded {pending.sample.src} ended; see above why.")
+        self.take(pending)
         return pending.outcome
 
-    def _leave_behind(self, pending: Pending) -> InputError:
-        seconds = self.decoding.seconds
-        pending.is_left_behind = True
-        self.left_behind += 1
+    def take(self, pending: Pending) -> None:
+        with self.room:
+            self.held -= pending.held
+            self.room.notify_all()
+
+    def leave_behind(self, pending: Pending, seconds: float) -> InputError:
+        with self.room:
+            pending.is_left_behind = True
+        self.take(pending)
+        self.start()
+        self.decoder.left_behind += 1
         logger.warning(
             "decoding %s (row %d) has not ended within %g seconds and is left behind; %d so far",
-            *(pending.sample.src, pending.sample.src_row, seconds, self.left_behind),
+            *(pending.sample.src, pending.sample.src_row, seconds, self.decoder.left_behind),
         )
-        self._running -= 1
-        self._start()
         return InputError(f"decoding took longer than {seconds:g} seconds", "timeout")
 
-    def _start(self) -> None:
-        self._running += 1
-        threading.Thread(target=self._work, name="vqtok-decode", daemon=True).start()
-
-    def _work(self) -> None:
-        while (pending := self._queue.get()) is not None:
-            pending.started = time.monotonic()
-            try:
-                pending.outcome = self.prepare(item_of(pending.sample, self.modality))
-            except (VqtokError, *CRASHES) as error:
-                pending.outcome = error
-            finally:
-                pending.is_done.release()
+    def work(self) -> None:
+        """The life of a thread."""
+        while (pending := self.queue.get()) is not None:
+            with self.room:
+                while not (self.held < HELD_BYTES or pending.is_next or self.is_over):
+                    self.room.wait()
+            if not self.is_over:
+                self.decode(pending)
             if pending.is_left_behind:
                 return  # another thread has its place
+
+    def decode(self, pending: Pending) -> None:
+        pending.started = time.monotonic()
+        try:
+            item = item_of(pending.sample, self.decoder.modality)
+            pending.outcome = self.decoder.prepare(item)
+        except (VqtokError, *CRASHES) as error:
+            pending.outcome = error
+        finally:
+            with self.room:
+                if not pending.is_left_behind:
+                    pending.held = nbytes(pending.outcome)
+                    self.held += pending.held
+            pending.is_done.release()
+
+
+def nbytes(item: Any) -> int:
+    """Of a decoded item, as far as it says."""
+    return getattr(item, "nbytes", 0)
 
 
 def raw_bytes(sample: RawSample) -> int:

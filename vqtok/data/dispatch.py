@@ -43,6 +43,7 @@ class Dispatcher:
         self.on_rows = on_rows
         self._at: Counter[int] = Counter()  # rows begun, by unit
         self._ends: Counter[int] = Counter()
+        self._counted: Counter[int] = Counter()  # those that say something of its rows
         self._row_ends: Counter[tuple[int, int]] = Counter()
         self._false_starts = 0
 
@@ -92,16 +93,25 @@ class Dispatcher:
         del self.running[unit_id]
         return True
 
-    def ended(self, unit_id: int, reason: str) -> None:
-        """The worker of a unit ended; its work is lost and is given out again, first of all."""
+    def ended(self, unit_id: int, reason: str, counts: bool = True) -> None:
+        """The worker of a unit ended; its work is lost and is given out again, first of all.
+
+        Args:
+            unit_id: of the unit.
+            reason: how the worker ended.
+            counts: whether that says anything of the unit's rows.
+        """
         task = self.running.pop(unit_id)
         row = self._at.pop(unit_id, 0)
         self.on_rows(-row)
         self._ends[unit_id] += 1
+        self._counted[unit_id] += counts
         logger.warning("a worker ended at row %d of unit %d: %s", row, unit_id, reason)
-        if task.one_by_one:
+        if not counts:
+            pass
+        elif task.one_by_one:
             task = self._blame(task, row, reason)
-        elif self._ends[unit_id] >= ENDS_TO_LOOK:
+        elif self._counted[unit_id] >= ENDS_TO_LOOK:
             task = replace(task, one_by_one=True)
         self.waiting.appendleft(task)
 

@@ -29,8 +29,11 @@ HEARTBEAT_SECONDS = 0.25
 POLL_SECONDS = 0.5
 START_SECONDS = 600.0  # that loading libraries and a tokenizer may take
 START_METHOD: str | None = None  # of multiprocessing; None: the best that this system has
+NO_START = (
+    "a worker process could not be started ({}). A script that asks for workers needs "
+    'if __name__ == "__main__": around what it runs, and must lie in a file; or use workers=1.'
+)
 GONE = (EOFError, OSError)  # what reading from a process that ended gives
-PRELOAD = ("vqtok.data.processes", "pyarrow.parquet")
 
 
 class Process:
@@ -46,12 +49,15 @@ class Process:
     def __init__(self, job: Job, scratch: Path, threads: int, gpu: str = ""):
         context = worker_context(START_METHOD)
         self.connection, theirs = context.Pipe()
-        self.process = context.Process(
-            target=work, args=(job, str(scratch), threads, gpu, theirs), daemon=True
-        )
         self.gpu = gpu
         with thread_variables(threads):
-            self.process.start()
+            surroundings = dict(os.environ) | ({"CUDA_VISIBLE_DEVICES": gpu} if gpu else {})
+            arguments = (job, str(scratch), threads, surroundings, theirs)
+            self.process = context.Process(target=work, args=arguments, daemon=True)
+            try:
+                self.process.start()
+            except OSError as error:
+                raise VqtokError(NO_START.format(error)) from error
         theirs.close()  # so that its end is seen
         self.task: Task | None = None
         self.is_ready = False
@@ -107,7 +113,7 @@ class ProcessExecutor:
             VqtokError: an error of the run, not of an input; or workers that never get ready.
         """
         if START_METHOD is None:
-            start_forkserver((*PRELOAD, self.job.module))
+            start_forkserver((self.job.module,))
         try:
             while dispatcher.unfinished:
                 while len(self.processes) < min(self.workers, dispatcher.unfinished):
@@ -164,17 +170,26 @@ class ProcessExecutor:
     def _drop(self, process: Process, dispatcher: Dispatcher, reason: str) -> None:
         self.processes.remove(process)
         how = process.end()
+        was_killed = not reason and process.process.exitcode == -signal.SIGKILL
         reason = reason or how
         if process.task is not None:
-            dispatcher.ended(process.task.unit.unit_id, reason)
+            # its neighbours may have filled the memory: no row is to blame before it is alone
+            crowded = was_killed and self.workers > 1
+            dispatcher.ended(process.task.unit.unit_id, reason, counts=not crowded)
+            if crowded:
+                self.workers -= 1
+                logger.warning("going on with %d workers, in case memory is short", self.workers)
         elif not process.is_ready:
             dispatcher.false_start(reason)
 
 
-def work(job: Job, scratch: str, threads: int, gpu: str, driver: Connection) -> None:
+def work(
+    job: Job, scratch: str, threads: int, surroundings: dict[str, str], driver: Connection
+) -> None:
     """The life of a worker process."""
-    if gpu:
-        os.environ["CUDA_VISIBLE_DEVICES"] = gpu  # before CUDA starts here
+    # what it was forked from may have begun before the driver set a variable; CUDA begins later
+    os.environ.clear()
+    os.environ.update(surroundings)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the driver decides what an interrupt means
     threading.Thread(target=go_with_the_driver, daemon=True).start()
     import torch

@@ -162,7 +162,7 @@ def tokenize_dataset(
     _check_numbers(batch_size, max_bad_frac)
     chosen_style(progress)
     store = LocalStore(Path(out))
-    _check_out(store, resume, shared=execution.executor == "shard")
+    _check_out(store, source, resume, shared=execution.executor == "shard")
     stored = store.read_json(texts.RUN) if store.exists(texts.RUN) else None
     asked = {
         "unit_rows": unit_rows,
@@ -251,8 +251,20 @@ def _check_numbers(batch_size: int | None, max_bad_frac: float | None) -> None:
         raise ConfigError(f"max_bad_frac must be from 0 to 1; got {max_bad_frac}.")
 
 
-def _check_out(store: LocalStore, resume: bool, shared: bool) -> None:
+def _check_apart(source: Any, out: Path) -> None:
+    """The codes must not become inputs of the next look at the source."""
+    if not isinstance(source, (str, os.PathLike)) or not Path(source).is_dir():
+        return
+    if out.resolve().is_relative_to(Path(source).resolve()):
+        raise ConfigError(
+            f"{out} lies inside the source {source}, where a resume would take its files for "
+            "inputs. Choose a folder beside it."
+        )
+
+
+def _check_out(store: LocalStore, source: Any, resume: bool, shared: bool) -> None:
     root = store.root
+    _check_apart(source, root)
     if shared and store.exists(STATE):
         return  # other tasks have begun the run, and this one is checked against it
     if root.exists() and not root.is_dir():

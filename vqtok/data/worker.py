@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from vqtok.data.decoding import CRASHES, Decoded, Decoder, Decoding
+from vqtok.data.decoding import CRASHES, Decoded, Decoder, Decoding, nbytes
 from vqtok.data.failpoints import failpoint
 from vqtok.data.modalities import hashed_bytes, item_of
 from vqtok.data.plan import Unit
@@ -35,6 +35,7 @@ SYSTEMIC_CRASHES = 8
 SAME_SIZE_SEARCH = 4  # batches' worth of inputs looked at together, so that equal sizes can meet
 # inputs looked at together where the tokenizer does not say how many of them make a batch
 AT_ONCE = {"image": 64, "audio": 8, "text": 64, "embedding": 1024}
+CHUNK_BYTES = 256 << 20  # of decoded inputs that are looked at together
 # a vector or a text needs no decoding
 ENCODED = ("image", "audio")
 ADDRESS = re.compile(r" at 0x[0-9a-f]+")
@@ -167,7 +168,7 @@ class Worker:
         share = 0.0
         for sample, item in decoded:
             chunk.append((sample, item))
-            share += 1.0 if one_by_one else self._share(item)
+            share += 1.0 if one_by_one else max(self._share(item), nbytes(item) / CHUNK_BYTES)
             if share > 1 - 1e-6:
                 yield chunk
                 chunk, share = [], 0.0
