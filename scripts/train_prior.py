@@ -4,7 +4,8 @@
 
 A photo is a centre square of `--size` pixels; its codes stand in a sequence
 <bos>{height}{width}<boi>{image}<eoi><eos>, and nothing else: the prior is not conditioned on a
-class. The logits processor lets only legal ids through, so every sample is a picture, if not a
+class. With its defaults training takes about an hour on two cores; `--minutes 10` ends it after ten
+minutes. The logits processor lets only legal ids through, so every sample is a picture, if not a
 good one: at this size the prior learns colours and textures. Writes the prior with its
 vqtok_layout.json, samples.png (photos above, samples below), and report.json.
 """
@@ -24,7 +25,7 @@ from vqtok import AutoVQTokenizer
 from vqtok.data import open_source
 from vqtok.data.sources import Segment
 from vqtok.devices import pick_device
-from vqtok.errors import InputError
+from vqtok.errors import InputError, VqtokError
 from vqtok.layout import Layout, SequenceLayout, Stream, VocabLayout, attention_mask, pack
 from vqtok.models.images import read_image
 
@@ -39,6 +40,8 @@ def main() -> None:
     device = pick_device(options.device)
     tok = AutoVQTokenizer.from_pretrained(options.tokenizer, device=str(device))
     photos = list(squares(options.photos, options.size, options.limit))
+    if not photos:
+        raise InputError(f"{options.photos} has no photo that can be read.", status="empty")
     tokens = tok.tokenize(photos, batch_size=8)
 
     grid = max(tuple(item.codes.shape[1:]) for item in tokens)
@@ -78,7 +81,10 @@ def main() -> None:
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__.splitlines()[0],
+        epilog="The default takes about an hour on two cores; --minutes ends training earlier.",
+    )
     parser.add_argument("photos", help="what `vqtok tokenize` takes: a folder, parquet, ...")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--tokenizer", default="vqtok/vim-vq-tiny")
@@ -94,7 +100,12 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--top-k", type=int, default=1000, help="codes to sample from")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--seed", type=int, default=0)
-    return parser.parse_args()
+    options = parser.parse_args()
+    for name in ("size", "limit", "steps", "minutes", "batch_size", "layers", "samples", "top_k"):
+        value = getattr(options, name)
+        if value is not None and value <= 0:
+            parser.error(f"--{name.replace('_', '-')} wants a number above 0; got {value}")
+    return options
 
 
 def squares(source: str, size: int, limit: int | None):
@@ -147,7 +158,7 @@ def train(prior: LlamaForCausalLM, rows: list, options: argparse.Namespace) -> l
     prior.train()
     for step in range(options.steps):
         done = max(step / options.steps, (time.monotonic() - start) / 60 / options.minutes)
-        if done >= 1:
+        if done >= 1 and losses:
             break
         rate = options.lr * min((step + 1) / 50, 0.5 + 0.5 * math.cos(math.pi * done))
         for group in optimizer.param_groups:
@@ -204,4 +215,7 @@ def sheet(photos: list[Image.Image], pictures: list[Image.Image]) -> Image.Image
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except VqtokError as error:
+        raise SystemExit(f"error: {error}") from error

@@ -16,7 +16,9 @@ from tests.layout.readers import READERS
 from tests.layout.test_vocabulary import text_tokenizer
 from vqtok.cli import app
 from vqtok.data import tokenize_dataset
+from vqtok.errors import FormatError
 from vqtok.layout import Layout
+from vqtok.models.embedding_vq import EmbeddingVQConfig, EmbeddingVQModel
 
 __all__ = ["datasets_cache"]
 
@@ -120,6 +122,37 @@ def test_codes_of_a_text_tokenizer_are_no_text(runs, tmp_path):
     assert list(layout.vocab.streams) == ["text_codes"]
     rows = [layout.decode(ids)[1] for ids in READERS["memmap"](tmp_path / "out", "train")]
     assert bytes(rows[0]["text_codes"].codes[0].tolist()) == b"a b"
+
+
+def test_a_prior_over_vectors_makes_one_vector(tmp_path):
+    """A second one would be lost in silence: no legal id begins it."""
+    tok = EmbeddingVQModel(
+        EmbeddingVQConfig(
+            embedding_dim=4,
+            quantizer_config={"kind": "product", "codebook_size": 8, "num_codebooks": 2},
+        )
+    )
+    np.save(tmp_path / "vectors.npy", np.eye(4, dtype=np.float32))
+    tokenize_dataset(tmp_path / "vectors.npy", tmp_path / "codes", tok.eval())
+
+    done = vqtok("export", tmp_path / "codes", "--to", "memmap", "--out", tmp_path / "out")
+
+    assert done.exit_code == 0, done.stderr
+    sequence = Layout.load(tmp_path / "out").sequence()
+    rows = READERS["memmap"](tmp_path / "out", "train")
+    found = [sequence.decode(ids)["embedding"] for ids in rows]
+    assert [list(item.codes.shape) for item in found] == [[2, 1]] * 4
+    assert len(tok.detokenize(found)) == 4
+    begin, end = rows[0][:2], rows[0][4:]
+    with pytest.raises(FormatError):
+        sequence.decode([*begin, *rows[0][2:4], *rows[1][2:4], *end])
+
+
+def test_a_source_of_few_rows_goes_to_nanogpt(runs, tmp_path):
+    done = vqtok("export", runs / "one", "--to", "nanogpt", "--out", tmp_path / "out", "--json")
+
+    assert done.exit_code == 0, done.stderr
+    assert json.loads(done.stdout)["rows"] == {"train": 3, "val": 1}
 
 
 def test_plain_codes_are_exported_as_they_are(runs, tmp_path):

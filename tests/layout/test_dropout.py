@@ -1,12 +1,14 @@
 """ConditionDropout: what is left out is left out whole, at the share asked for, and repeats."""
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
+import torch
 from hypothesis import given, settings
 
 from tests.layout.cases import TEMPLATES, layout_of, random_row, same_parts, seeds, vocabulary
-from vqtok.errors import ConfigError
-from vqtok.layout import ConditionDropout, SequenceLayout
+from vqtok.errors import ConfigError, InputError, ShapeError
+from vqtok.layout import ConditionDropout, Layout, SequenceLayout, export_sequences, pack
 
 VOCAB = vocabulary()
 # a label and text before codes
@@ -71,3 +73,70 @@ def test_a_label_needs_the_special_null():
     with pytest.raises(ConfigError, match="no special 'null'"):
         ConditionDropout(SequenceLayout(vocab, TEMPLATES["class_image"][0]), ["class"])
     ConditionDropout(layout_of("text_to_image"), ["text"])  # text needs none
+
+
+def examples(count):
+    rng = np.random.default_rng(4)
+    return [
+        LAYOUT.encode(random_row(rng, LAYOUT) | {"class": 2, "text": [1, 2]}) for _ in range(count)
+    ]
+
+
+def test_what_an_export_gives_is_taken_in_every_form(tmp_path):
+    given = examples(4)
+    export_sequences(given, tmp_path / "out", "hf", Layout(VOCAB, {"a": LAYOUT}))
+    (file,) = (tmp_path / "out/data").glob("*.parquet")
+    layout = Layout.load(tmp_path / "out").sequence()
+    drop = ConditionDropout(layout, ["class", "text"], share=0.5, seed=1)
+
+    rows = pq.read_table(file).to_pylist()  # lists of int, as load_dataset gives them
+    for index, (row, sequence) in enumerate(zip(rows, given, strict=True)):
+        wanted = drop(sequence.ids, index, labels=sequence.labels)
+        forms = [(row["input_ids"], row["labels"])]
+        forms += [(torch.tensor(ids), torch.tensor(labels)) for ids, labels in forms]
+        for ids, labels in forms:
+            found = drop(ids, index, labels=labels)
+            assert all(isinstance(array, np.ndarray) for array in found)
+            assert [array.tolist() for array in found] == [array.tolist() for array in wanted]
+    assert len({drop.falls(index) for index in range(4)}) == 2
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_what_is_not_one_sequence_is_refused_whatever_the_coin_says(share):
+    first, second = examples(2)
+    drop = ConditionDropout(LAYOUT, ["class", "text"], share)
+    both = np.concatenate([first.ids, second.ids])
+    (packed,) = pack([first, second], "concat", both.size + 3, VOCAB.special("pad"))
+    (padded,) = pack([first], "none", first.ids.size + 3, VOCAB.special("pad"))
+
+    for ids in (both, packed.ids, first.ids[3:], first.ids[:-1], first.ids[:0]):
+        with pytest.raises(InputError, match="before packing"):
+            drop(ids, 0)
+    for ids in (np.stack([first.ids] * 2), first.ids[0], first.ids.astype(float)):
+        with pytest.raises(ShapeError):
+            drop(ids, 0)
+    with pytest.raises(ShapeError, match="labels"):
+        drop(first.ids, 0, labels=first.labels[1:])
+    drop(padded.ids, 0)
+    # what was left out once may come again
+    bare, _ = ConditionDropout(LAYOUT, ["class", "text"], 1.0)(first.ids, 0)
+    assert np.array_equal(drop(bare, 0)[0], bare)
+
+
+def test_numbers_below_0_are_refused():
+    with pytest.raises(ConfigError, match="'seed': -1"):
+        ConditionDropout(LAYOUT, ["class"], seed=-1)
+    with pytest.raises(ConfigError, match="'epoch': -2"):
+        ConditionDropout(LAYOUT, ["class"]).falls(0, -2)
+
+
+@pytest.mark.parametrize("name", ["class_image", "text_to_image", "text_to_audio", "coarse"])
+def test_every_sequence_of_a_template_is_taken(name):
+    layout = layout_of(name)
+    label = "class" if "class" in layout.inputs else "text"
+    rng = np.random.default_rng(0)
+
+    for index in range(20):
+        row = random_row(rng, layout)
+        ids, _ = ConditionDropout(layout, [label], 1.0)(layout.encode(row).ids, index)
+        assert same_parts(row | {label: [] if label == "text" else None}, layout.decode(ids))

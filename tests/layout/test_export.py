@@ -288,7 +288,7 @@ def test_an_export_that_breaks_off_leaves_nothing(documents, tmp_path):
         ("hf", {"packing": "none"}, "go together"),
         ("hf", {"block_size": 8}, "go together"),
         ("hf", {"val_fraction": 1.0}, "below 1"),
-        ("mds", {"val_fraction": 0.01}, "30 rows none fell into validation"),
+        ("mds", {"val_fraction": 0.01}, "30 sequences none fell into validation"),
     ],
 )
 def test_options_that_do_not_go_together_are_refused(to, options, message, documents, tmp_path):
@@ -312,4 +312,4 @@ def test_an_id_that_the_vocabulary_has_not_is_refused(tmp_path):
 
     for to in sorted(set(EXPORTERS) - {"litdata"}):
         with pytest.raises(CodeRangeError):
-            export_sequences([bad], tmp_path / "out", to, LAYOUT)
+            export_sequences([bad], tmp_path / "out", to, LAYOUT, val_fraction=0)

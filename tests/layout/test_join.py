@@ -1,7 +1,8 @@
 """Rows of several runs that belong together: found whatever the order, never guessed."""
 
+import json
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,7 @@ class FakeRun:
     kind: str
     content_rows: list[dict]
     root: Path
+    source: dict = field(default_factory=lambda: {"kind": "files", "path": "/folder"})
 
     @property
     def content(self):
@@ -33,6 +35,7 @@ class FakeRun:
         return {
             "tokenizer": made_by | {"codebook_sizes": [9]},
             "options": {"num_codebooks": 1},
+            "source": self.source,
         }
 
     def rows(self, columns=None):
@@ -140,8 +143,8 @@ def test_pairs_go_into_one_sequence_with_keys_of_both(tmp_path):
     found = [layout.decode(ids)[1] for ids in READERS["memmap"](tmp_path / "out", "train")]
     values = [(p["class"], p["image"].codes.item(), p["audio"].codes.item()) for p in found]
     assert values == [(0, 1, 1), (2, 3, 3)]
-    keys = (tmp_path / "out/train.keys.jsonl").read_text().split()
-    assert keys == ['"1/0:0+0/0:1"', '"1/0:2+0/0:0"']
+    keys = (tmp_path / "out/train.keys.jsonl").read_text().splitlines()
+    assert [json.loads(key) for key in keys] == [["1/0:0", "0/0:1"], ["1/0:2", "0/0:0"]]
     assert report.left_out == {"unpaired": 1, "decode_error": 1}
     assert "left out: 1 unpaired, 1 decode_error" in report.summary()
 
@@ -157,12 +160,15 @@ def test_templates_take_their_runs_one_after_the_other(tmp_path):
 
     def order(runs, templates, out):
         export_runs(runs, tmp_path / out, "memmap", path, templates=templates)
-        return (tmp_path / out / "train.keys.jsonl").read_text().split()
+        lines = (tmp_path / out / "train.keys.jsonl").read_text().splitlines()
+        return list(map(json.loads, lines))
 
     assert order([image, more, audio], [], "a") == [
-        '"0/0:0"', '"0/0:1"', '"1/0:0"', '"2/0:0"', '"2/0:1"'
+        "0/0:0", "0/0:1", "1/0:0", "2/0:0", "2/0:1"
     ]  # fmt: skip
-    assert order([image, audio], ["sound", "both"], "b") == ['"1/0:0"', '"1/0:1"', '"1/0:1+0/0:0"']
+    assert order([image, audio], ["sound", "both"], "b") == [
+        "1/0:0", "1/0:1", ["1/0:1", "0/0:0"]
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -227,3 +233,50 @@ def test_sizes_that_are_not_given_are_those_of_the_runs_and_grids_may_be_fixed()
     assert fixed.sequence().parts[1].pattern.name == "raster"
     with pytest.raises(ConfigError, match="in no template"):
         layout_of_runs(runs, {"a": "<bos>{image}<eos>"}, grids={"audio": [3]})
+
+
+TABLE = {"kind": "tables", "path": "/a"}
+
+
+@pytest.mark.parametrize(
+    "other",
+    [TABLE | {"path": "/b"}, TABLE | {"kind": "lines"}, {"kind": "files", "path": "/a"}],
+)
+def test_rows_of_different_tables_are_not_taken_for_one_another(other, tmp_path):
+    """train.parquet here and train.parquet there: row 7 of one is no caption of row 7."""
+    image, audio = run("image", ["1", "2"], uid=["x", "y"]), run("audio", ["1", "2"], uid=[0, "x"])
+    image.source, audio.source = TABLE, other
+    path = layout_file([image, audio], tmp_path, pair="<bos>{image}<boa>{audio}<eos>")
+
+    with pytest.raises(ConfigError, match=r"different sources.*--join COLUMN"):
+        export_runs([image, audio], tmp_path / "no", "hf", path)
+    report = export_runs([image, audio], tmp_path / "out", "hf", path, join="uid")
+
+    assert not (tmp_path / "no").exists()
+    assert report.rows == {"train": 1}
+
+
+def test_rows_of_one_table_pair_by_their_whole_place():
+    """Only an ending that tells a photo from its caption is dropped, not one of a table."""
+    image, audio = run("image", ["1", "2"]), run("audio", ["1", "2"])
+    image.source = audio.source = TABLE
+    for place, row in enumerate(image.content_rows):
+        row["src"] = ("train.parquet", "train.arrow")[place]
+    audio.content_rows[0]["src"] = "train.arrow"
+    audio.content_rows[1]["src"] = "other.arrow"
+
+    pairs = list(join_rows({"image": image, "audio": audio}))
+
+    assert [(p["image"]["id"], p["audio"]["id"]) for p in pairs] == [("0:1", "0:0")]
+
+
+def test_plain_codes_leave_an_empty_row_out_and_count_it(tmp_path):
+    audio = run("audio", ["1", "2", "3"])
+    audio.content_rows[0] |= {"codes": np.zeros((1, 0), int), "shape": [1, 0]}
+    audio.content_rows[1] |= {"codes": None, "shape": None, "status": "decode_error"}
+
+    for to in ("hf", "memmap", "webdataset", "mds"):
+        report = export_runs([audio], tmp_path / to, to, plain=True)
+
+        assert report.left_out == {"empty": 1, "decode_error": 1}
+        assert [codes.tolist() for codes in READERS[to](tmp_path / to, "train")] == [[[3]]]

@@ -151,17 +151,25 @@ def export(root: Path, variant: str, out: Path, to: str, *options):
     return json.loads(done.stdout), read_back(out, READERS[to](out, "train"))
 
 
-def read_back(out: Path, rows: list) -> list[tuple[str, np.ndarray]]:
+def read_back(out: Path, rows: list) -> list[tuple[str | list[str], np.ndarray]]:
     """Key and ids of every sequence, packed or not: sequences begin with <bos>."""
     vocab = Layout.load(out).vocab
     ids = np.concatenate([np.asarray(row) for row in rows])
     ids = ids[ids != vocab.special("pad")]
     starts = np.flatnonzero(ids == vocab.special("bos"))
     lines = (out / "train.keys.jsonl").read_text().splitlines()
-    keys = itertools.chain.from_iterable(json.loads(line).split(" ") for line in lines)
+    keys = list(map(json.loads, lines))
+    if json.loads((out / "vqtok_export.json").read_text())["packing"]:
+        keys = itertools.chain.from_iterable(keys)
     once = [key for key, _ in itertools.groupby(keys)]  # a sequence that was cut has two lines
     assert starts[0] == 0
     return list(zip(once, np.split(ids, starts[1:]), strict=True))
+
+
+def rows_named(key: str | list[str], runs: list[dict]) -> list[dict]:
+    """The rows that a sequence came from, stream by stream."""
+    names = [key] if isinstance(key, str) else key
+    return [runs[int(run)][id] for run, id in (name.split("/") for name in names)]
 
 
 def stored(root: Path, variant: str) -> list[dict]:
@@ -183,7 +191,7 @@ def test_three_runs_come_back_from_files_to_their_codes(root, variant, to, packi
     seen = []
     for key, ids in found:
         name, parts = layout.decode(ids)
-        rows = [runs[int(run)][id] for run, id in (part.split("/") for part in key.split("+"))]
+        rows = rows_named(key, runs)
         seen.append((name, rows[0]["id"]))
         for stream, row in zip(layout.sequences[name].streams, rows, strict=True):
             assert np.array_equal(parts[stream].codes.numpy(), row["codes"])
@@ -237,7 +245,7 @@ def test_what_was_read_back_becomes_the_same_pictures_sounds_and_texts(root, tok
 
     for key, (name, parts) in scenes:
         assert name == "scene"
-        rows = [runs[int(run)][id] for run, id in (part.split("/") for part in key.split("+"))]
+        rows = rows_named(key, runs)
         given = source[rows[0]["src_row"]]
         metas = [VQTokens.from_row(row).meta for row in rows]
         items = [

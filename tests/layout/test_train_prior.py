@@ -1,10 +1,12 @@
 """scripts/train_prior.py in a small case: photos in, a prior and pictures out."""
 
 import json
+import runpy
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from PIL import Image
 from transformers import AutoModelForCausalLM
 
@@ -31,3 +33,24 @@ def test_a_small_prior_trains_samples_and_decodes(tmp_path):
     assert prior.config.vocab_size == layout.vocab.padded_size
     with Image.open(tmp_path / "prior/samples.png") as sheet:
         assert sheet.size == (2 * 36, 2 * 32 + 4)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--steps", "0"], "--steps wants a number above 0"),
+        (["--minutes", "0"], "--minutes wants a number above 0"),
+        ([], "no photo that can be read"),
+    ],
+)
+def test_what_gives_no_prior_is_refused_in_a_line(options, message, tmp_path, monkeypatch, capsys):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos/broken.png").write_bytes(b"no picture")
+    arguments = [str(tmp_path / "photos"), "--out", str(tmp_path / "prior"), "--device", "cpu"]
+    monkeypatch.setattr("sys.argv", ["train_prior.py", *arguments, *options])
+
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(REPOSITORY / "scripts/train_prior.py"), run_name="__main__")
+
+    assert message in f"{ended.value} {capsys.readouterr().err}"
+    assert not (tmp_path / "prior").exists()

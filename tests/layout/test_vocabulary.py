@@ -243,6 +243,11 @@ def test_a_layout_lies_beside_the_config_and_notices_changes(tmp_path):
         Layout.load(path)
     with pytest.raises(FormatError, match="vqtok layout"):
         Layout.load(tmp_path / "nowhere")
+    changed["vqtok_layout"], changed["sequences"] = 1, []
+    for content in (b"[]", b"7", b"\xff\xfe", b"{", json.dumps(changed).encode()):
+        path.write_bytes(content)
+        with pytest.raises(FormatError):
+            Layout.load(tmp_path)
 
 
 def test_the_index_does_not_grow_with_the_codebook():

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from vqtok import AutoVQTokenizer, EmbeddingVQConfig, EmbeddingVQModel
 from vqtok.errors import CodeRangeError, ConfigError, FingerprintError, InputError, ShapeError
 from vqtok.models.embedding_vq.semantic_ids import with_digits
+from vqtok.models.outputs import VQTokens
 
 DIM = 12
 KINDS = {
@@ -118,6 +119,19 @@ def test_a_list_of_vectors_becomes_tokens_and_vectors_again(kind):
         assert np.array_equal(vector, model.decode(token.codes[None])[0, 0].numpy())
     assert model.rate.per == "vector"
     assert model.rate.bits == pytest.approx(sum(math.log2(k) for k in model.codebook_sizes))
+
+
+def test_codes_of_several_vectors_are_not_one_item():
+    """A vector more that a prior made would be lost in silence."""
+    model = fresh()
+    decode = model.fingerprint.decode
+
+    for places in ((2,), (0,), (1, 1)):
+        codes = torch.zeros(model.num_codebooks, *places, dtype=torch.int64)
+        with pytest.raises(ShapeError, match=r"one vector are \[Q, 1\]"):
+            model.detokenize([VQTokens(codes, {}, decode)])
+    codes = torch.zeros(model.num_codebooks, 1, dtype=torch.int64)
+    assert model.detokenize([VQTokens(codes, {}, decode)])[0].shape == (DIM,)
 
 
 def test_fewer_codebooks_are_the_first_ones():

@@ -98,7 +98,8 @@ def export(
         str | None,
         typer.Option(
             metavar="COLUMN",
-            help="What pairs the rows of several DIRs for one template; default: their source.",
+            help="What pairs the rows of several DIRs for one template; default: the row of their "
+            "one source, or the names of plain files without endings.",
         ),
     ] = None,
     packing: Annotated[str | None, typer.Option(help="none, concat or best_fit.")] = None,
@@ -109,7 +110,8 @@ def export(
     ] = None,
     text: Annotated[str | None, typer.Option(help="The layout's text tokenizer.")] = None,
     val_fraction: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Rows for validation; nanogpt: 0.1.")
+        float | None,
+        typer.Option(min=0, max=1, help="Share of sequences for validation; nanogpt: 0.1."),
     ] = None,
     plain: Annotated[bool, typer.Option("--plain", help="Codes as they are, no layout.")] = False,
     as_json: JsonFlag = False,

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from vqtok.errors import ConfigError, InputError, VqtokError, raised_again
-from vqtok.layout.items import MIN_DIGITS, Stream
+from vqtok.layout.items import MIN_DIGITS, Stream, reason_left_out
 from vqtok.layout.sequence import Encoded, SequenceLayout
 from vqtok.layout.storage import Layout
 from vqtok.layout.template import SIZES
@@ -32,8 +32,8 @@ def sequences_of(
         columns: part of the template to the column that holds it, where the names differ.
         left_out: counts the rows that are left out, by their status: bad ones, and texts of no
             length ("empty"), which no pattern can hold.
-        prefixes: before the ids of the rows, stream by stream: a sequence's key is the ids of its
-            rows, joined by "+".
+        prefixes: before the ids of the rows, stream by stream. A sequence's key is the id of its
+            row, or a tuple of the ids where the template has several streams.
 
     Raises:
         ConfigError: `columns` names no part of the template.
@@ -51,10 +51,10 @@ def sequences_of(
     prefixes = prefixes or [""] * len(layout.streams)
     for row in rows:
         together = {layout.streams[0]: row} if single else row
-        status = _status(together.values())
-        if status != "ok":
+        reason = next(filter(None, map(reason_left_out, together.values())), None)
+        if reason is not None:
             if left_out is not None:
-                left_out[status] += 1
+                left_out[reason] += 1
             continue
         # a column that several runs kept is the same one
         merged = ChainMap(*together.values())
@@ -66,22 +66,12 @@ def sequences_of(
             )
         parts = {name: merged[column] for name, column in names.items()}
         ids = (str(together[name].get("id") or "") for name in layout.streams)
-        key = "+".join(map("".join, zip(prefixes, ids, strict=True)))
+        keys = tuple(map("".join, zip(prefixes, ids, strict=True)))
         try:
-            sequence = layout.encode(parts | dict(together), key=key)
+            sequence = layout.encode(parts | dict(together), key=keys[0] if single else keys)
         except VqtokError as error:
-            raise raised_again(type(error).__name__, f"row {key}: {error}") from error
+            raise raised_again(type(error).__name__, f"row {' + '.join(keys)}: {error}") from error
         yield sequence
-
-
-def _status(rows: Iterable[Mapping[str, Any]]) -> str:
-    """ "ok", or why the first row that cannot be laid out cannot be."""
-    for row in rows:
-        if row.get("codes") is None:
-            return str(row.get("status") or "empty")
-        if 0 in (row["codes"].shape if row.get("shape") is None else row["shape"]):
-            return "empty"
-    return "ok"
 
 
 def default_layout(stream: Stream, sizes: Mapping[str, int]) -> Layout:
@@ -97,7 +87,9 @@ def default_layout(stream: Stream, sizes: Mapping[str, int]) -> Layout:
     vocab = VocabLayout.build([stream], specials=specials, sizes=sizes)
     labels = "".join(f"{{{name}}}" for name in SIZES if name in sizes)
     template = f"<bos>{labels}<{begin}>{{{stream.name}}}<{end}><eos>"
-    return Layout(vocab, {stream.name: SequenceLayout(vocab, template)})
+    # a vector has one place: a prior that made two would lose the second
+    grids = {stream.name: (1,)} if stream.modality == "embedding" else {}
+    return Layout(vocab, {stream.name: SequenceLayout(vocab, template, grids=grids)})
 
 
 def largest_sizes(rows: Iterable[Mapping[str, Any]]) -> dict[str, int]:

@@ -96,11 +96,8 @@ class Stream:
                 f"{self.fingerprint[:MIN_DIGITS]}; these were made by "
                 f"{made_by[:MIN_DIGITS] or 'an unknown one'}. Build a layout for that tokenizer."
             )
-        if (
-            item.codes.ndim < 2
-            or item.codes.shape[0] != self.num_codebooks
-            or not item.codes.numel()
-        ):
+        wrong = item.codes.ndim < 2 or item.codes.shape[0] != self.num_codebooks
+        if wrong or reason_left_out({"codes": item.codes}) is not None:
             raise ShapeError(
                 f"stream {self.name!r} wants codes [{self.num_codebooks}, *grid] with at least one "
                 f"position; got {list(item.codes.shape)}. A layout holds a fixed number of levels."
@@ -112,6 +109,18 @@ class Stream:
                     f"level {level} of stream {self.name!r} has codes 0 to {size - 1}; codes from "
                     f"{low} to {high} came. Were they shifted into a vocabulary already?"
                 )
+
+
+def reason_left_out(row: Mapping[str, Any]) -> str | None:
+    """Why a row cannot be laid out, the word that reports count it by; None if it can be.
+
+    A row without codes says itself why; codes of no position, as those of an empty text, are
+    "empty": no pattern holds them.
+    """
+    if row.get("codes") is None:
+        return str(row.get("status") or "empty")
+    shape = np.shape(row["codes"]) if row.get("shape") is None else row["shape"]
+    return "empty" if 0 in shape else None
 
 
 def read_item(value: Any) -> CodeItem:
@@ -136,7 +145,7 @@ def read_item(value: Any) -> CodeItem:
         raise InputError(
             f"a row without codes or fingerprint (status: {value.get('status', 'none')}) cannot "
             "be laid out. Leave out rows whose status is not ok.",
-            status=str(value.get("status") or "empty"),
+            status=reason_left_out(value) or "empty",
         )
     codes = _int64(value["codes"])
     if value.get("shape") is not None:

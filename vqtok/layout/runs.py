@@ -20,7 +20,7 @@ from vqtok.layout.documents import (
     template_for,
 )
 from vqtok.layout.export import ExportReport, export_codes, export_sequences
-from vqtok.layout.items import Stream
+from vqtok.layout.items import Stream, reason_left_out
 from vqtok.layout.join import SOURCE, join_rows
 from vqtok.layout.sequence import Encoded, SequenceLayout
 from vqtok.layout.storage import Layout
@@ -135,7 +135,7 @@ def export_runs(
         columns: part of a template to the column that holds it.
         join: how rows that belong together are found, see `join_rows`; None: by their source.
         text_tokenizer: the layout's, where text comes as str.
-        val_fraction: rows for validation.
+        val_fraction: sequences for validation, see `export_sequences`.
         plain: codes as they are, without vocabulary and template.
 
     Raises:
@@ -174,10 +174,11 @@ def export_runs(
 
 def _with_codes(run: Any, left_out: Counter) -> Iterator[Any]:
     for row in run.rows():
-        if row.get("codes") is None:
-            left_out[str(row.get("status") or "empty")] += 1
-        else:
+        reason = reason_left_out(row)
+        if reason is None:
             yield row
+        else:
+            left_out[reason] += 1
 
 
 def _sequences(

@@ -22,6 +22,8 @@ from vqtok.layout.template import ROW_END_NAME, SIZES, Part, parse_template
 from vqtok.layout.vocabulary import VocabLayout, as_array
 
 IGNORED = -100  # what transformers' losses leave out
+# which input a sequence came from: the id of its row, or of several rows that belong together
+Key = str | tuple[str, ...]
 NULL = "null"  # stands for a label that was left out
 
 
@@ -37,7 +39,7 @@ class Encoded:
 
     ids: np.ndarray
     loss_mask: np.ndarray
-    key: str = ""
+    key: Key = ""
 
     @property
     def labels(self) -> np.ndarray:
@@ -100,7 +102,7 @@ class SequenceLayout:
         given = (p for p in self.parts if p.kind != "special" and not p.stream)
         return tuple(part.name for part in given)
 
-    def encode(self, row: Mapping[str, Any], key: str = "") -> Encoded:
+    def encode(self, row: Mapping[str, Any], key: Key = "") -> Encoded:
         """Fill the template.
 
         Args:

@@ -13,6 +13,8 @@ from vqtok.layout.vocabulary import VocabLayout
 
 LAYOUT_FILE = "vqtok_layout.json"
 VERSION = 1
+# what a file that is no text, no JSON or of another form makes
+UNREADABLE = (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError)
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ class Layout:
             raise FormatError(f"{folder} has no {LAYOUT_FILE}. Make one with `vqtok layout`.")
         try:
             return cls.from_json(json.loads(path.read_text(encoding="utf-8")), text_tokenizer)
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
+        except UNREADABLE as error:
             raise FormatError(f"{path} is not a layout of vqtok: {error!r}.") from error
 
     def to_json(self) -> dict[str, Any]:

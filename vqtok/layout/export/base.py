@@ -9,7 +9,8 @@ from typing import BinaryIO, ClassVar
 
 import numpy as np
 
-from vqtok.errors import CodeRangeError, ConfigError
+from vqtok.errors import CodeRangeError
+from vqtok.layout.sequence import Key
 from vqtok.ops import checked_cast, smallest_dtype
 
 TRAIN, VALIDATION = "train", "val"
@@ -21,7 +22,8 @@ class Record:
 
     Attributes:
         ids: integers [S]; plain codes are flat, in C order of `shape`.
-        key: which input it came from.
+        key: which input it came from: the id of its row; a tuple of ids for rows that belong
+            together; for packed rows a tuple with the key of every piece.
         shape: of plain codes: [Q, *grid].
         loss_mask: bool [S], of sequences.
         document_ids: int32 [S], of packed rows.
@@ -29,7 +31,7 @@ class Record:
     """
 
     ids: np.ndarray
-    key: str = ""
+    key: str | tuple[Key, ...] = ""
     shape: tuple[int, ...] | None = None
     loss_mask: np.ndarray | None = None
     document_ids: np.ndarray | None = None
@@ -45,7 +47,6 @@ class Target:
         vocab_size: every id is below it.
         files: closes what is open when the export ends, whether it ends well or not.
         block_size: length of all records, if they were packed.
-        plain: whether the records are codes that no layout has moved.
         begin: the id that sequences begin with, <bos>; None if there is none.
     """
 
@@ -53,7 +54,6 @@ class Target:
     vocab_size: int
     files: ExitStack
     block_size: int | None = None
-    plain: bool = False
     begin: int | None = None
 
     def open(self, name: str) -> BinaryIO:
@@ -67,12 +67,18 @@ class Target:
 
 @dataclass(frozen=True)
 class KeyFile:
-    """One line a record: its key as a JSON string. Says which input a record came from."""
+    """One line a record: its key as JSON, a string or a list. Says which input it came from."""
 
     file: BinaryIO
 
     def add(self, record: Record) -> None:
         self.file.write(json.dumps(record.key).encode() + b"\n")
+
+
+def key_text(record: Record) -> str:
+    """The key for a column of text: as it is, or JSON if it is a list or looks like JSON."""
+    plain = isinstance(record.key, str) and not record.key.startswith(("[", '"'))
+    return record.key if plain else json.dumps(record.key)
 
 
 class Exporter(ABC):
@@ -90,11 +96,6 @@ class Exporter(ABC):
     def __init__(self, target: Target, split: str):
         self.target = target
         self.split = split
-        if target.plain and not self.takes_codes:
-            raise ConfigError(
-                f"{self.name} holds sequences of ids: codes need a layout. Make one with "
-                "`vqtok layout`, and pass --layout; or export to hf, memmap, webdataset or mds."
-            )
         self.dtype = self.choose_dtype(target.vocab_size)
 
     @classmethod

@@ -7,7 +7,6 @@ Beside the format's own files lie vqtok_export.json (what was written) and vqtok
 import contextlib
 import itertools
 import json
-import math
 import os
 import shutil
 import tempfile
@@ -24,9 +23,10 @@ from vqtok.layout.export.mds import MDSExporter
 from vqtok.layout.export.megatron import MegatronExporter
 from vqtok.layout.export.memmap import MemmapExporter
 from vqtok.layout.export.nanogpt import NanoGPTExporter
+from vqtok.layout.export.split import split_items
 from vqtok.layout.export.webdataset import WebDatasetExporter
 from vqtok.layout.items import Stream, read_item
-from vqtok.layout.packing import PackedRow, pack
+from vqtok.layout.packing import PackedRow, Packer, build_packer
 from vqtok.layout.packing.rows import PADDING
 from vqtok.layout.sequence import Encoded
 from vqtok.layout.storage import Layout
@@ -109,32 +109,21 @@ def export_sequences(
         layout: whose vocabulary the ids are of; it is saved beside them.
         packing: none (a padded row each), concat or best_fit; None: sequences as they are.
         block_size: ids in a packed row.
-        val_fraction: rows for validation, evenly spread; None: the format's own habit.
+        val_fraction: sequences for validation, evenly spread; each is whole in one split, and
+            every split is packed on its own. None: the format's own habit, and at least one.
         sources: carried into vqtok_export.json.
         left_out: rows that did not become sequences, by reason; counted while they are read.
 
     Raises:
-        ConfigError: an unknown format, options that do not go together, a folder with content.
+        ConfigError: an unknown format, options that do not go together, a folder with content,
+            nothing for validation.
         CodeRangeError: the format cannot hold the vocabulary.
         InputError: no sequences, or one that does not fit into a row.
     """
     if (packing is None) != (block_size is None):
         raise ConfigError("packing and block_size go together: pass both, or neither.")
-    rows: Iterable[Encoded | PackedRow] = sequences
-    if packing is not None:
-        rows = pack(sequences, packing, block_size, layout.vocab.special("pad"))
-    records = (
-        Record(
-            ids=row.ids,
-            key=row.key,
-            loss_mask=row.loss_mask,
-            document_ids=getattr(row, "document_ids", None),
-            position_ids=getattr(row, "position_ids", None),
-        )
-        for row in rows
-    )
     job = _Job(Path(out), to, layout.vocab.size, val_fraction, packing, block_size, layout)
-    return job.run(records, list(sources), {} if left_out is None else left_out)
+    return job.run(iter(sequences), list(sources), {} if left_out is None else left_out)
 
 
 def export_codes(
@@ -181,23 +170,32 @@ class _Job:
     layout: Layout | None
 
     def run(
-        self, records: Iterator[Record], sources: list[Any], left_out: Mapping[str, int]
+        self, items: Iterator[Encoded | Record], sources: list[Any], left_out: Mapping[str, int]
     ) -> ExportReport:
         if self.to not in EXPORTERS:
             raise ConfigError(f"there is no format {self.to!r}; there are {', '.join(EXPORTERS)}.")
         if self.out.exists() and (not self.out.is_dir() or any(self.out.iterdir())):
             raise ConfigError(f"{self.out} has content; export into a new or an empty folder.")
-        EXPORTERS[self.to].choose_dtype(self.vocab_size)
-        first = next(records, None)
+        kind = EXPORTERS[self.to]
+        if self.layout is None and not kind.takes_codes:
+            raise ConfigError(
+                f"{self.to} holds sequences of ids: codes need a layout. Make one with "
+                "`vqtok layout`, and pass --layout; or export to hf, memmap, webdataset or mds."
+            )
+        kind.choose_dtype(self.vocab_size)
+        packers = {split: self._packer() for split in (TRAIN, VALIDATION)}
+        first = next(items, None)
         if first is None:
             why = f" Left out: {dict(left_out)}." if left_out else ""
             raise InputError(f"there is nothing to export: no sequence came.{why}", status="empty")
+        items = itertools.chain([first], items)
+        splits, placed = split_items(items, self.val_fraction, kind.default_val_fraction)
+        records = _records(placed, packers)
         self.out.parent.mkdir(parents=True, exist_ok=True)
         prefix = f".{self.out.name}-"
         folder = Path(tempfile.mkdtemp(prefix=prefix, dir=self.out.parent))
         try:
-            records = itertools.chain([first], records)
-            report = self._write(folder, records, sources, left_out)
+            report = self._write(folder, splits, records, sources, left_out)
             folder.chmod(0o755)  # mkdtemp makes it for its owner alone
             _to_disk(folder)
             # takes the place of an empty folder, and of nothing else
@@ -206,35 +204,32 @@ class _Job:
             shutil.rmtree(folder, ignore_errors=True)
         return report
 
+    def _packer(self) -> Packer | None:
+        if self.packing is None:
+            return None
+        return build_packer(self.packing, self.block_size, self.layout.vocab.special("pad"))
+
     def _write(
         self,
         folder: Path,
-        records: Iterable[Record],
+        splits: list[str],
+        records: Iterable[tuple[str, Record]],
         sources: list[Any],
         left_out: Mapping[str, int],
     ) -> ExportReport:
         kind = EXPORTERS[self.to]
-        share = kind.default_val_fraction if self.val_fraction is None else self.val_fraction
-        if not 0 <= share < 1:
-            raise ConfigError(f"val_fraction must be at least 0 and below 1; got {share}.")
-        rows, ids, used = dict.fromkeys(_splits(share), 0), 0, 0
+        rows, ids, used = dict.fromkeys(splits, 0), 0, 0
         with contextlib.ExitStack() as files:
             vocab = None if self.layout is None else self.layout.vocab
             begin = vocab.special("bos") if vocab and "bos" in vocab.specials else None
-            target = Target(folder, self.vocab_size, files, self.block_size, vocab is None, begin)
+            target = Target(folder, self.vocab_size, files, self.block_size, begin)
             exporters = {split: kind(target, split) for split in rows}
-            for index, record in enumerate(records):
-                split = VALIDATION if _is_validation(index, share) else TRAIN
+            for split, record in records:
                 exporters[split].add(record)
                 rows[split] += 1
                 ids += record.ids.size
                 padded = record.document_ids
                 used += record.ids.size if padded is None else int((padded != PADDING).sum())
-            if not all(rows.values()):
-                raise ConfigError(
-                    f"of {sum(rows.values())} rows none fell into validation; raise val_fraction "
-                    f"(now {share}), or set it to 0."
-                )
             for exporter in exporters.values():
                 exporter.close()
         report = ExportReport(
@@ -258,6 +253,31 @@ class _Job:
         return report
 
 
+def _records(
+    placed: Iterable[tuple[str, Encoded | Record]], packers: Mapping[str, Packer | None]
+) -> Iterator[tuple[str, Record]]:
+    """What is written, by split; every split is packed on its own."""
+    for split, item in placed:
+        packer = packers[split]
+        for row in [item] if packer is None else packer.add(item):
+            yield split, _record(row)
+    for split, packer in packers.items():
+        for row in () if packer is None else packer.finish():
+            yield split, _record(row)
+
+
+def _record(row: Encoded | PackedRow | Record) -> Record:
+    if isinstance(row, Record):
+        return row
+    return Record(
+        ids=row.ids,
+        key=row.key,
+        loss_mask=row.loss_mask,
+        document_ids=getattr(row, "document_ids", None),
+        position_ids=getattr(row, "position_ids", None),
+    )
+
+
 def _to_disk(folder: Path) -> None:
     """What has a name after a power cut has its content too."""
     for path in [*folder.rglob("*"), folder]:
@@ -266,12 +286,3 @@ def _to_disk(folder: Path) -> None:
             os.fsync(number)
         finally:
             os.close(number)
-
-
-def _splits(share: float) -> list[str]:
-    return [TRAIN, VALIDATION] if share else [TRAIN]
-
-
-def _is_validation(index: int, share: float) -> bool:
-    """Evenly spread: `share` of the first n rows, rounded down, whatever n."""
-    return math.floor((index + 1) * share) > math.floor(index * share)

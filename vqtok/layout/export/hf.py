@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from vqtok.layout.export.base import Exporter, Record, Target
+from vqtok.layout.export.base import Exporter, Record, Target, key_text
 from vqtok.layout.sequence import labels_of
 
 BATCH_IDS = 1 << 20  # ids in a row group
@@ -15,7 +15,8 @@ class HuggingFaceExporter(Exporter):
     """data/SPLIT-00000-of-00001.parquet, with the columns
 
     key, input_ids, labels (-100 where nothing is to be learned), and of packed rows position_ids
-    and document_ids; of plain codes key, codes (flat, C order) and shape.
+    and document_ids; of plain codes key, codes (flat, C order) and shape. The key of several rows
+    is a JSON list.
     """
 
     name = "hf"
@@ -31,7 +32,7 @@ class HuggingFaceExporter(Exporter):
 
     def add(self, record: Record) -> None:
         ids = self.cast(record)
-        row: dict[str, object] = {"key": record.key}
+        row: dict[str, object] = {"key": key_text(record)}
         if record.shape is not None:
             row |= {"codes": ids, "shape": np.asarray(record.shape, np.int32)}
         else:

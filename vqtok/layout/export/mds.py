@@ -12,14 +12,17 @@ import json
 import numpy as np
 
 from vqtok.errors import InputError
-from vqtok.layout.export.base import Exporter, Record, Target
+from vqtok.layout.export.base import Exporter, Record, Target, key_text
 
 SHARD_BYTES = 1 << 26
 SHAPE_TYPES = (np.uint8, np.uint16, np.uint32)
 
 
 class MDSExporter(Exporter):
-    """Columns key, input_ids (of codes: codes, in their shape), and what else the records have."""
+    """Columns key, input_ids (of codes: codes, in their shape), and what else the records have.
+
+    The key of several rows is a JSON list.
+    """
 
     name = "mds"
 
@@ -53,7 +56,7 @@ class MDSExporter(Exporter):
 
     def _fields(self, record: Record) -> dict[str, object]:
         ids = self.cast(record)
-        fields: dict[str, object] = {"key": record.key}
+        fields: dict[str, object] = {"key": key_text(record)}
         if record.shape is not None:
             return fields | {"codes": ids.reshape(record.shape)}
         fields["input_ids"] = ids

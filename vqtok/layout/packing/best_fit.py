@@ -5,32 +5,38 @@ for training, Ding et al. 2024, arXiv 2404.10830.
 """
 
 import bisect
-import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
-from vqtok.layout.packing.rows import PackedRow, check_fits, make_row
+from vqtok.layout.packing.rows import PackedRow, Packer, check_fits, make_row
 from vqtok.layout.sequence import Encoded
 
 BUFFER = 65_536  # sequences that are packed together: bounds the memory that an export takes
 
 
-def best_fit(
-    sequences: Iterable[Encoded], block_size: int, pad: int, buffer: int = BUFFER
-) -> Iterator[PackedRow]:
+class BestFit(Packer):
     """Rows of whole sequences; a sequence longer than a row is refused.
 
     Args:
-        sequences: read `buffer` at a time.
         block_size: ids in a row.
         pad: what fills the rest of a row.
         buffer: sequences that are sorted and packed together.
     """
-    numbered = enumerate(sequences)
-    while batch := list(itertools.islice(numbered, buffer)):
-        for document, sequence in batch:
-            check_fits(document, sequence, block_size)
-        for row in _bins([sequence.ids.size for _, sequence in batch], block_size):
-            yield make_row([batch[index] for index in sorted(row)], block_size, pad)
+
+    def __init__(self, block_size: int, pad: int, buffer: int = BUFFER):
+        super().__init__(block_size, pad)
+        self._buffer = buffer
+        self._waiting: list[tuple[int, Encoded]] = []
+
+    def _add(self, document: int, sequence: Encoded) -> Iterator[PackedRow]:
+        check_fits(document, sequence, self.block_size)
+        self._waiting.append((document, sequence))
+        if len(self._waiting) == self._buffer:
+            yield from self.finish()
+
+    def finish(self) -> Iterator[PackedRow]:
+        batch, self._waiting = self._waiting, []
+        for row in _bins([sequence.ids.size for _, sequence in batch], self.block_size):
+            yield make_row([batch[index] for index in sorted(row)], self.block_size, self.pad)
 
 
 def _bins(lengths: list[int], size: int) -> list[list[int]]:

@@ -1,19 +1,28 @@
 """Packing by name."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 
 from vqtok.errors import ConfigError
-from vqtok.layout.packing.best_fit import best_fit
-from vqtok.layout.packing.concat import concatenated
-from vqtok.layout.packing.none import one_each
-from vqtok.layout.packing.rows import PackedRow
+from vqtok.layout.packing.best_fit import BestFit
+from vqtok.layout.packing.concat import Concatenated
+from vqtok.layout.packing.none import OneEach
+from vqtok.layout.packing.rows import PackedRow, Packer
 from vqtok.layout.sequence import Encoded
 
-PACKINGS: dict[str, Callable[[Iterable[Encoded], int, int], Iterator[PackedRow]]] = {
-    "none": one_each,
-    "concat": concatenated,
-    "best_fit": best_fit,
+PACKINGS: dict[str, type[Packer]] = {
+    "none": OneEach,
+    "concat": Concatenated,
+    "best_fit": BestFit,
 }
+
+
+def build_packer(method: str, block_size: int, pad: int) -> Packer:
+    """What packs one split; the arguments and errors of `pack`."""
+    if method not in PACKINGS:
+        raise ConfigError(f"there is no packing {method!r}; there are {', '.join(PACKINGS)}.")
+    if block_size < 1:
+        raise ConfigError(f"block_size must be at least 1; got {block_size}.")
+    return PACKINGS[method](block_size, pad)
 
 
 def pack(
@@ -31,8 +40,10 @@ def pack(
         ConfigError: an unknown method or an empty row.
         InputError: a sequence longer than a row, where the method does not cut.
     """
-    if method not in PACKINGS:
-        raise ConfigError(f"there is no packing {method!r}; there are {', '.join(PACKINGS)}.")
-    if block_size < 1:
-        raise ConfigError(f"block_size must be at least 1; got {block_size}.")
-    return PACKINGS[method](sequences, block_size, pad)
+    return _rows(sequences, build_packer(method, block_size, pad))
+
+
+def _rows(sequences: Iterable[Encoded], packer: Packer) -> Iterator[PackedRow]:
+    for sequence in sequences:
+        yield from packer.add(sequence)
+    yield from packer.finish()

@@ -1,12 +1,13 @@
 """A packed row, and what its methods share."""
 
-from collections.abc import Iterable, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from vqtok.errors import InputError
-from vqtok.layout.sequence import Encoded, labels_of
+from vqtok.layout.sequence import Encoded, Key, labels_of
 
 PADDING = -1  # the document of padding
 
@@ -19,17 +20,17 @@ class PackedRow:
         ids: [block_size], the vocabulary's dtype.
         loss_mask: bool [block_size]; False at padding, and at the first id of every piece: what
             would have to predict it belongs to another document or to no one.
-        document_ids: int32 [block_size]: which sequence of the whole an id belongs to; -1 at
-            padding.
+        document_ids: int32 [block_size]: which of the sequences that were packed, in an export
+            those of one split, an id belongs to; -1 at padding.
         position_ids: int32 [block_size]: 0, 1, ... from the start of every piece.
-        key: keys of the sequences inside, separated by spaces.
+        key: keys of the sequences inside, one a piece.
     """
 
     ids: np.ndarray
     loss_mask: np.ndarray
     document_ids: np.ndarray
     position_ids: np.ndarray
-    key: str = ""
+    key: tuple[Key, ...] = ()
 
     @property
     def labels(self) -> np.ndarray:
@@ -41,6 +42,32 @@ class PackedRow:
         cuts = np.flatnonzero(np.diff(self.document_ids)) + 1
         parts = zip(np.split(self.document_ids, cuts), np.split(self.ids, cuts), strict=True)
         return [(int(doc[0]), ids) for doc, ids in parts if doc[0] != PADDING]
+
+
+class Packer(ABC):
+    """Takes sequences one by one and gives rows as they become full; counts the sequences.
+
+    Args:
+        block_size: ids in a row.
+        pad: what fills the rest of a row.
+    """
+
+    def __init__(self, block_size: int, pad: int):
+        self.block_size, self.pad = block_size, pad
+        self.documents = 0
+
+    def add(self, sequence: Encoded) -> Iterator[PackedRow]:
+        """Take a sequence, once this is read to its end; the rows that are full then."""
+        self.documents += 1
+        return self._add(self.documents - 1, sequence)
+
+    @abstractmethod
+    def _add(self, document: int, sequence: Encoded) -> Iterator[PackedRow]:
+        """`add`, with the number of the sequence."""
+
+    def finish(self) -> Iterator[PackedRow]:
+        """The rows that are left when no more sequences come."""
+        yield from ()
 
 
 def make_row(pieces: Sequence[tuple[int, Encoded]], block_size: int, pad: int) -> PackedRow:
@@ -57,7 +84,7 @@ def make_row(pieces: Sequence[tuple[int, Encoded]], block_size: int, pad: int) -
         mask[at] = False
         documents[here], positions[here] = document, np.arange(piece.ids.size)
         at = here.stop
-    keys = " ".join(piece.key for _, piece in pieces if piece.key)
+    keys = tuple(piece.key for _, piece in pieces)
     return PackedRow(ids, mask, documents, positions, keys)
 
 

@@ -28,7 +28,7 @@ from vqtok.models.base import VQTokenizerModel
 from vqtok.models.embedding_vq.configuration_embedding_vq import EmbeddingVQConfig
 from vqtok.models.embedding_vq.report import EmbeddingReport, report_on
 from vqtok.models.embedding_vq.semantic_ids import with_digits
-from vqtok.models.outputs import Rate, VQTokenizerOutput
+from vqtok.models.outputs import Rate, VQTokenizerOutput, VQTokens
 from vqtok.models.vectors import read_vector, read_vectors
 from vqtok.quantizers import build_quantizer
 
@@ -202,6 +202,14 @@ class EmbeddingVQModel(VQTokenizerModel):
 
     def _read(self, item: Any) -> tuple[Tensor, dict[str, Any]]:
         return read_vector(item, self.config.embedding_dim)[None], {}
+
+    def _decode_item(self, item: VQTokens) -> Tensor:
+        if item.codes.ndim != 2 or item.codes.shape[1] != 1:
+            raise ShapeError(
+                f"the codes of one vector are [Q, 1]; got {list(item.codes.shape)}. Pass every "
+                "vector as an item of its own, or call decode with codes [B, Q, ...]."
+            )
+        return super()._decode_item(item)
 
     def _write(self, output: Tensor, meta: dict[str, Any]) -> np.ndarray:
         """Float32 [D]."""
