@@ -25,7 +25,7 @@ TokenizerName = Annotated[
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, xla, ...")]
 BatchSize = Annotated[
     int | None,
-    typer.Option("--batch-size", min=1, help="Inputs per forward; default: the tokenizer's own."),
+    typer.Option("--batch-size", min=1, help="Inputs of one size per forward; default: what pays."),
 ]
 NumCodebooks = Annotated[
     int | None,

@@ -26,7 +26,7 @@ Source = Annotated[
     str,
     typer.Argument(
         metavar="SOURCE",
-        help="A folder of images, sounds, .txt or .npy; one file; a table, tar, jsonl or URL.",
+        help="A folder of images, sounds, .txt or .npy; a file; a table, tar, jsonl, pattern, URL.",
     ),
 ]
 
