@@ -269,8 +269,9 @@ def test_tokens_of_a_modality_nobody_knows_are_refused(tmp_path):
     tokenizer = FakeAudio()
     tokenizer.modality = "smell"
 
+    (tmp_path / "in").mkdir()
     with pytest.raises(ConfigError, match="smell"):
-        tokenize_dataset(tmp_path, tmp_path / "out", tokenizer)
+        tokenize_dataset(tmp_path / "in", tmp_path / "out", tokenizer)
 
 
 @pytest.mark.parametrize(("tokenizer", "wrong"), [(FakeAudio(), "mp3"), (FakeText(), "png")])
