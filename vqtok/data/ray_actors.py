@@ -21,6 +21,8 @@ logger = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.5
 BEAT_SECONDS = 1.0
+# Ray goes on placing actors on a node that is gone until it has noticed, which takes half a minute
+NODE_SECONDS = 60.0
 
 
 class Board:
@@ -107,6 +109,7 @@ class RayExecutor:
         self.workers, self.stall_timeout = workers, stall_timeout
         self.handles: list[Handle] = []
         self.pending: dict[Any, tuple[Handle, str]] = {}
+        self.last_ready = time.monotonic()
 
     def run(self, dispatcher: Dispatcher, on_result: Callable[[UnitResult], None]) -> None:
         """Every unit of the dispatcher once; results come in any order.
@@ -169,6 +172,7 @@ class RayExecutor:
             raise raised_again(*value)
         if kind == "ready":
             handle.is_ready = True
+            self.last_ready = time.monotonic()
             dispatcher.ready()
         elif kind == "at":
             if value != handle.place:
@@ -201,5 +205,8 @@ class RayExecutor:
             if handle.task.one_by_one:
                 dispatcher.at(unit_id, self.ray.get(self.board.read.remote(unit_id)))
             dispatcher.ended(unit_id, reason)
-        elif not handle.is_ready:
+        elif not handle.is_ready and time.monotonic() - self.last_ready > NODE_SECONDS:
             dispatcher.false_start(reason)
+        elif not handle.is_ready:
+            logger.warning("an actor ended before it was ready: %s", reason)
+            time.sleep(POLL_SECONDS)
