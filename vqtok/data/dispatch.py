@@ -107,9 +107,7 @@ class Dispatcher:
         self._ends[unit_id] += 1
         self._counted[unit_id] += counts
         logger.warning("a worker ended at row %d of unit %d: %s", row, unit_id, reason)
-        if not counts:
-            pass
-        elif task.one_by_one:
+        if counts and task.one_by_one:
             task = self._blame(task, row, reason)
         elif self._counted[unit_id] >= ENDS_TO_LOOK:
             task = replace(task, one_by_one=True)
